@@ -1,0 +1,1 @@
+"""Readers per dataset layout, splits, checks and simulated cohorts."""

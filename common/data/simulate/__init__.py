@@ -1,0 +1,1 @@
+"""Seeded simulated cohorts, one generator per dataset layout."""

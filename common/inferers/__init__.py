@@ -1,0 +1,1 @@
+"""The algorithm of a paper: one training step or one inference loop per file."""

@@ -1,0 +1,1 @@
+"""Measures of agreement: measure once, derive many."""
