@@ -1,3 +1,88 @@
-"""Transforms, networks, losses, inferers and metrics shared by all bundles of the collection."""
+"""Transforms, networks, losses, inferers and metrics shared by all bundles of the collection.
+
+Importing this package imports nothing heavy; every config calls :func:`require` first.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+from common.errors import UserError
 
 __version__ = "0.1.0"
+
+
+def user_error_in(error: BaseException | None) -> UserError | None:
+    """The ``UserError`` that caused an exception, through any number of wrappers, or None."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, UserError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _print_user_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    mistake = user_error_in(error)
+    if mistake is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print(f"\nerror: {mistake}", file=sys.stderr)
+
+
+def require(version: str) -> None:
+    """Refuse to run a bundle with another version of this package, and show a user's mistakes without a traceback.
+
+    Args:
+        version: the collection's version that the config was written for.
+
+    Raises:
+        UserError: this package has another version.
+    """
+    sys.excepthook = _print_user_error
+    if version != __version__:
+        raise UserError(
+            f"The config needs package 'common' {version}, but {__version__} is imported from {os.path.dirname(__file__)}. "
+            "Use config and package of one version, or put the right one first on PYTHONPATH."
+        )
+
+
+def bundle_root(name: str) -> str:
+    """Folder of a bundle, for configs that are run from anywhere.
+
+    In this order: the working directory when it is a bundle; ``bundles/<name>`` below it; the bundle this package is
+    vendored in, or the one beside it in a checkout. From an installed wheel, whose folder is not for results,
+    ``brain_bundles/<name>`` below the working directory.
+
+    Args:
+        name: the bundle's name, e.g. ``ladp``.
+    """
+    if os.path.isfile(os.path.join("configs", "metadata.json")):
+        return "."
+    nearby = os.path.join("bundles", name)
+    if os.path.isfile(os.path.join(nearby, "configs", "metadata.json")):
+        return nearby
+    parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for folder in (parent, os.path.join(parent, "bundles", name)):
+        if os.path.isfile(os.path.join(folder, "configs", "metadata.json")):
+            return folder
+    return os.path.join("brain_bundles", name)
+
+
+def config_dir(name: str) -> str:
+    """Folder of a bundle's configs: in a checkout, in an unpacked archive, or inside the installed wheel.
+
+    Args:
+        name: the bundle's name.
+
+    Raises:
+        UserError: no such bundle.
+    """
+    inside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bundles", name)
+    for folder in (bundle_root(name), inside):
+        if os.path.isfile(os.path.join(folder, "configs", "metadata.json")):
+            return os.path.join(folder, "configs")
+    raise UserError(f"There is no bundle '{name}' here; run from a checkout or an unpacked archive, or install the wheel.")

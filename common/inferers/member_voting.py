@@ -1,0 +1,97 @@
+"""An ensemble by voting: each member segments on its own, then the voxel is lesion if at least half of them say so."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.inferers import Inferer
+from monai.transforms import MapTransform
+
+
+def vote_share(probabilities: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
+    """Share of the members that call a voxel lesion.
+
+    Args:
+        probabilities: one channel per member, ``(M, *spatial)``, in [0, 1].
+        threshold: a member votes lesion at or above it.
+
+    Returns:
+        ``(1, *spatial)`` float32 in {0, 1/M, ..., 1}.
+    """
+    return (probabilities >= threshold).float().mean(dim=0, keepdim=True)
+
+
+def majority(share: torch.Tensor) -> torch.Tensor:
+    """Lesion where at least half of the members vote for it; a tie is lesion.
+
+    Args:
+        share: vote share, any shape, in [0, 1].
+
+    Returns:
+        uint8, shape of ``share``.
+
+    Source: LADP, Sec. II.D and its released rule (4 of 8). MONAI's ``VoteEnsemble`` decides a tie the other way.
+    """
+    return (share >= 0.5).to(torch.uint8)
+
+
+class MemberInferer(Inferer):
+    """Run an inferer once per member of an ensemble and stack the results as channels.
+
+    Args:
+        inferer: gives ``(B, 1, *spatial)`` probabilities for one network.
+        members: one ``state_dict`` per member; empty runs the given network as the only member.
+    """
+
+    def __init__(self, inferer: Inferer, members: Sequence[Mapping[str, torch.Tensor]] = ()) -> None:
+        super().__init__()
+        self.inferer, self.members = inferer, list(members)
+        self.copies: list[torch.nn.Module] = []
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Probabilities ``(B, members, *spatial)`` of a batch ``(B, C, *spatial)``."""
+        if not self.members:
+            return self.inferer(inputs, network, *args, **kwargs)
+        if not self.copies:
+            assert isinstance(network, torch.nn.Module)
+            for state in self.members:
+                member = copy.deepcopy(network).eval()
+                member.load_state_dict(state)
+                self.copies.append(member)
+        return torch.cat([self.inferer(inputs, member, *args, **kwargs) for member in self.copies], dim=1)
+
+
+class VoteLesiond(MapTransform):
+    """Turn the members' probabilities into a lesion mask, the vote share and the mean probability.
+
+    Args:
+        keys: the members' probabilities, ``(M, X, Y, Z)``; becomes the mask, ``(1, X, Y, Z)`` uint8.
+        share_key: where the vote share goes, ``(1, X, Y, Z)`` float32.
+        probability_key: where the mean probability goes, ``(1, X, Y, Z)`` float32.
+        threshold: a member votes lesion at or above it.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "pred",
+        share_key: str = "vote_share",
+        probability_key: str = "probability",
+        threshold: float = 0.5,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.share_key, self.probability_key, self.threshold = share_key, probability_key, threshold
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the case with mask, share and probability."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            members = result[key]
+            result[self.probability_key] = members.float().mean(dim=0, keepdim=True)
+            result[self.share_key] = vote_share(members, self.threshold)
+            result[key] = majority(result[self.share_key])
+        return result

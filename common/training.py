@@ -1,0 +1,259 @@
+"""Train the members of an ensemble, each through the same stages, and go on after a kill from the last finished epoch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.data.utils import set_rnd
+from monai.engines import SupervisedTrainer, Workflow
+from monai.handlers import CheckpointLoader
+from torch import nn
+
+from common import __version__
+from common.atomic import save_tensors, write_text
+from common.errors import UserError
+
+LAST = "checkpoint_last.pt"
+logger = logging.getLogger("brain_bundles")
+
+
+def reset_weights(network: nn.Module) -> None:
+    """Draw all weights of a network anew from torch's generator; buffers such as normalisation constants stay."""
+    if hasattr(network, "reset_parameters"):
+        network.reset_parameters()
+        return
+    for child in network.children():
+        reset_weights(child)
+
+
+def seed_epoch(trainer: SupervisedTrainer, *place: int) -> None:
+    """Seed torch, numpy, Python, the data set's transforms and the step from numbers that name an epoch.
+
+    Args:
+        trainer: its ``data_loader.dataset`` and ``prepare_batch`` are seeded too.
+        place: e.g. (seed, rank, member, stage, epoch). The same place gives the same epoch, whether the run was
+            interrupted or not, so that no random state has to be saved.
+    """
+    seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    set_rnd(getattr(trainer.data_loader, "dataset", None), seed)
+    set_rnd(trainer.prepare_batch, seed)
+
+
+class Stage:
+    """One training stage and what its checkpoint holds.
+
+    Args:
+        name: e.g. ``pretrain``; stands in the log and in the checkpoint.
+        trainer: MONAI trainer; ``max_epochs`` 0 skips the stage.
+        validator: evaluator whose best metric decides about ``model.pt``; None for a stage that makes no model.
+        then: called after the stage, e.g. to draw the decoder anew.
+    """
+
+    def __init__(self, name: str, trainer: SupervisedTrainer, validator: Workflow | None = None, then: Any = None) -> None:
+        self.name, self.trainer, self.validator, self.then = name, trainer, validator, then
+        self.first_optimizer = copy.deepcopy(trainer.optimizer.state_dict())
+        # a caller such as MONAI Label changes max_epochs after construction; ignite overwrites it only in run()
+        self.skipped = trainer.state.max_epochs == 0
+
+    @property
+    def network(self) -> nn.Module:
+        """The trained network without the wrapper of distributed training."""
+        network = self.trainer.network
+        return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+    def begin(self) -> None:
+        """Forget the previous member: epochs, best metric and optimizer."""
+        self.trainer.optimizer.load_state_dict(copy.deepcopy(self.first_optimizer))
+        self.trainer.state.epoch = self.trainer.state.iteration = 0
+        if self.validator is not None:
+            self.validator.state.best_metric, self.validator.state.best_metric_epoch = -1, -1
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resume needs, as tensors and plain numbers."""
+        trainer, validator = self.trainer, self.validator
+        scaler = trainer.scaler.state_dict() if trainer.scaler is not None else {}
+        best = (float(validator.state.best_metric), int(validator.state.best_metric_epoch)) if validator is not None else (-1.0, -1)
+        progress = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration, "best_metric": best[0], "best_epoch": best[1]}
+        return {**progress, "network": self.network.state_dict(), "optimizer": trainer.optimizer.state_dict(), "scaler": scaler}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state` gave."""
+        self.network.load_state_dict(state["network"])
+        self.trainer.optimizer.load_state_dict(state["optimizer"])
+        if self.trainer.scaler is not None and state["scaler"]:
+            self.trainer.scaler.load_state_dict(state["scaler"])
+        self.trainer.state.epoch, self.trainer.state.iteration = state["epoch"], state["iteration"]
+        if self.validator is not None:
+            self.validator.state.best_metric, self.validator.state.best_metric_epoch = state["best_metric"], state["best_epoch"]
+
+
+class Training:
+    """All members through all stages; see :func:`train` for the arguments."""
+
+    def __init__(self, network: nn.Module, stages: Sequence[Stage], ckpt_dir: str, seed: int, members: int, rank: int) -> None:
+        self.network, self.stages, self.ckpt_dir = network, [s for s in stages if not s.skipped], Path(ckpt_dir)
+        self.seed, self.members, self.rank = seed, members, rank
+        self.member = 0
+        self.best: dict[str, float] = {}  # best validation metric per member; text keys, as JSON has them
+        for index, stage in enumerate(self.stages):
+            stage.trainer.add_event_handler(Events.EPOCH_STARTED, self._seed, index)
+            stage.trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save, index)
+
+    def _seed(self, engine: Any, index: int) -> None:
+        engine.state.member = self.member
+        seed_epoch(engine, self.seed, self.rank, self.member, index, engine.state.epoch)
+
+    def _save(self, engine: Any, index: int) -> None:
+        stage = self.stages[index]
+        if self.rank:
+            return
+        validator = stage.validator
+        if validator is not None and validator.state.best_metric_epoch == engine.state.epoch:
+            weights = self.network.state_dict()
+            self.best[str(self.member)] = float(validator.state.best_metric)
+            save_tensors(self.ckpt_dir / f"member_{self.member}.pt", weights)
+            if self.best[str(self.member)] >= max(self.best.values()):
+                save_tensors(self.ckpt_dir / "model.pt", weights)
+        place = {"version": __version__, "seed": self.seed, "member": self.member, "stage": stage.name, "best": dict(self.best)}
+        save_tensors(self.ckpt_dir / LAST, {**place, "body": self.network.state_dict(), **stage.state()})
+
+    def _resume(self) -> int | None:
+        """Load the last checkpoint; returns the index of the stage to go on with, None when there is no checkpoint."""
+        path = self.ckpt_dir / LAST
+        if not path.is_file():
+            logger.warning("resume: there is no %s yet; starting anew.", path)
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(f"resume: {path} cannot be read ({error}); move it away or run with --resume false.") from error
+        names = [stage.name for stage in self.stages]
+        if state["stage"] not in names or state["seed"] != self.seed:
+            found = f"stage '{state['stage']}' and seed {state['seed']}"
+            raise UserError(f"resume: {path} is from {found}, this run has stages {names} and seed {self.seed}; use its config.")
+        self.member, self.best, index = state["member"], dict(state["best"]), names.index(state["stage"])
+        try:
+            self.network.load_state_dict(state["body"])
+            self.stages[index].load_state(state)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"resume: {path} is from another network; use the config it was trained with. {error}") from error
+        logger.info("Resuming member %d, %s, after epoch %d.", self.member, state["stage"], state["epoch"])
+        return index
+
+    def _begin_member(self, keep_weights: bool) -> None:
+        """Draw the member's first weights and forget the member before."""
+        seed_epoch(self.stages[0].trainer, self.seed, 0, self.member)
+        if not keep_weights:
+            reset_weights(self.network)
+        for stage in self.stages:
+            stage.begin()
+            if stage.network is not self.network:
+                reset_weights(stage.network)
+
+    def run(self, resume: bool, keep_weights: bool) -> None:
+        """Train; ``keep_weights`` starts from the network as it is in place of a fresh draw."""
+        start = self._resume() if resume else None
+        for self.member in range(self.member, self.members):
+            if start is None:
+                self._begin_member(keep_weights)
+            for index, stage in enumerate(self.stages[start or 0 :], start or 0):
+                if stage.trainer.state.epoch < stage.trainer.state.max_epochs:
+                    stage.trainer.run()
+                if stage.then is not None:
+                    seed_epoch(stage.trainer, self.seed, 0, self.member, index, stage.trainer.state.max_epochs + 1)
+                    stage.then()
+            start = None
+
+
+def _set_aside(ckpt_dir: str) -> None:
+    """Keep weights of an earlier training under another name; a new one must not mix with them or destroy them."""
+    for path in sorted(Path(ckpt_dir).glob("*.pt")):
+        if path.name in ("model.pt", LAST) or path.name.startswith("member_"):
+            previous = Path(ckpt_dir) / "previous"
+            previous.mkdir(exist_ok=True)
+            os.replace(path, previous / path.name)
+            logger.warning("%s is from an earlier training; moved to %s.", path.name, previous)
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Load a bare ``state_dict`` (``weights_only``) into a network.
+
+    Args:
+        network: e.g. ``Standardized``.
+        path: ``model.pt`` or a member's file.
+
+    Raises:
+        UserError: no such file, unreadable, or trained with another network.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"There are no weights at {path}: train first (train.json), or give the file.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as weights ({type(error).__name__}); expected a state_dict saved by torch.") from error
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        first = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
+        raise UserError(
+            f"{path} was trained with another network ({first}). Add the overlays it was trained with, "
+            f"such as quick.json, or the settings in weights.json beside it."
+        ) from error
+
+
+def train(
+    network: nn.Module,
+    stages: Sequence[Stage],
+    ckpt_dir: str,
+    seed: int,
+    members: int = 1,
+    resume: bool = False,
+    weights: str | None = None,
+    handlers: Sequence[Any] = (),
+    settings: Mapping[str, Any] | None = None,
+    rank: int = 0,
+) -> None:
+    """Train every member through every stage; writes ``member_<k>.pt``, ``model.pt``, ``checkpoint_last.pt``, ``weights.json``.
+
+    ``model.pt`` is the best member's best epoch by the validation metric, a bare ``state_dict``.
+
+    Args:
+        network: the network that is saved; the stages train it or parts of it.
+        stages: in order. All but the last are pre-training and are skipped when weights are given.
+        ckpt_dir: folder of weights.
+        seed: with member, stage and epoch it fixes every draw.
+        members: size of the ensemble.
+        resume: go on from ``checkpoint_last.pt``.
+        weights: a ``state_dict`` file to fine-tune from.
+        handlers: handlers of the last trainer; a ``CheckpointLoader`` among them (MONAI Label adds one) counts as weights.
+        settings: what a reader of the weights must know to build the network; goes into ``weights.json``.
+        rank: process number of a distributed run; rank 0 writes.
+    """
+    loaded = [h.load_path for h in handlers if isinstance(h, CheckpointLoader)]
+    if weights is not None:
+        load_weights(network, weights)
+    if loaded or weights is not None:
+        logger.info("Weights given (%s): pre-training is skipped.", weights or loaded[0])
+        stages = stages[-1:]
+    if not resume and rank == 0:
+        _set_aside(ckpt_dir)
+    training = Training(network, stages, ckpt_dir, seed, members, rank)
+    if not training.stages:
+        raise UserError("max_epochs: every stage has 0 epochs; nothing to train.")
+    training.run(resume, keep_weights=weights is not None)
+    if rank == 0:
+        record = {"version": __version__, "members": [f"member_{k}.pt" for k in range(members)], "best": training.best}
+        write_text(Path(ckpt_dir) / "weights.json", json.dumps({**record, **dict(settings or {})}, indent=2) + "\n")
