@@ -1,0 +1,100 @@
+"""What every reader returns: cases, plain JSON-able dicts with absolute paths, so that overlays, MONAI Label and tables can hold them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+
+Case = dict[str, Any]
+"""``{"id": str, "subject": str, "image": [path per input] or path of a 4D file}`` and, where known, ``"label"``, ``"fold"``, ``"age"``."""
+
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+
+
+def volume_suffix(path: str | os.PathLike[str]) -> str:
+    """Suffix of a volume in lower case (``.nii.gz`` is one suffix); empty where the name is not a volume's."""
+    name = os.path.basename(os.fspath(path)).lower()
+    return next((suffix for suffix in VOLUME_SUFFIXES if name.endswith(suffix)), "")
+
+
+def volume_stem(path: str | os.PathLike[str]) -> str:
+    """File name without folder and volume suffix."""
+    name = os.path.basename(os.fspath(path))
+    return name[: len(name) - len(volume_suffix(name))]
+
+
+def list_volumes(folder: Path) -> list[Path]:
+    """Volumes that lie directly in a folder, sorted by name; hidden files (such as macOS's ``._*``) are left out."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if volume_suffix(path) and not path.name.startswith(".") and path.is_file())
+
+
+def absolute(path: str, folder: Path) -> str:
+    """Absolute path as text; a relative one starts at ``folder`` (that of the file which names it)."""
+    return os.path.abspath(os.path.join(folder, os.path.expanduser(path)))
+
+
+def some(names: Iterable[Any], limit: int = 5) -> str:
+    """First names of a list for a message, with the number of the others."""
+    shown = [str(name) for name in names]
+    return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")
+
+
+def parse_age(text: Any, where: str) -> float:
+    """Age as a number, unit as in the data set.
+
+    Raises:
+        UserError: text that is not a number.
+    """
+    try:
+        return float(text)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: the age {text!r} is not a number; leave the cell empty (or n/a) where it is not known.") from error
+
+
+def parse_fold(text: Any, where: str) -> int:
+    """Fold as an integer from 0.
+
+    Raises:
+        UserError: text that is not an integer of at least 0.
+    """
+    if not re.fullmatch(r"\d+(\.0+)?", str(text).strip()):
+        raise UserError(f"{where}: the fold {text!r} is not an integer of 0 or more.")
+    return int(float(text))
+
+
+def finish_cases(cases: Sequence[Case], source: str | os.PathLike[str], labelled: bool = False) -> list[Case]:
+    """Cases sorted by id, after the checks that all readers share.
+
+    Args:
+        cases: cases of one reader, in any order.
+        source: file or folder they were read from; named in errors.
+        labelled: whether every case must have a label.
+
+    Returns:
+        The cases, sorted by ``id``.
+
+    Raises:
+        UserError: no cases, two cases of one id, or missing labels.
+    """
+    if not cases:
+        raise UserError(f"{source}: no cases in it.")
+    ids = [case["id"] for case in cases]
+    double = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
+    if double:
+        raise UserError(
+            f"{source}: the case {some(double)} occurs more than once; give each visit its own id or session and remove copies."
+        )
+    bare = sorted(case["id"] for case in cases if "label" not in case)
+    if labelled and bare:
+        raise UserError(
+            f"{source}: {len(bare)} of {len(cases)} cases have no label: {some(bare)}. Training and evaluation need one for every case;"
+            " add the missing files or leave these cases out."
+        )
+    return sorted(cases, key=lambda case: case["id"])

@@ -1,0 +1,180 @@
+"""One door to every data set: find out which form a path has, read it, and simulate a cohort where no data is given."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.data import bonbid
+from common.data.cases import VOLUME_SUFFIXES, Case, finish_cases, list_volumes, some, volume_stem, volume_suffix
+from common.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A public data set's own layout.
+
+    Args:
+        tree: the tree as text, for errors.
+        matches: whether a folder looks like it.
+        read: reader, called with the folder and ``labelled``.
+    """
+
+    tree: str
+    matches: Callable[[Path], bool]
+    read: Callable[..., list[Case]]
+
+
+LAYOUTS: dict[str, Layout] = {"bonbid": Layout(bonbid.TREE, bonbid.is_bonbid, bonbid.read_bonbid)}
+
+
+def get_layout(name: str) -> Layout:
+    """Layout by name.
+
+    Raises:
+        UserError: no such layout.
+    """
+    if name not in LAYOUTS:
+        raise UserError(f"layout: got {name!r}; expected one of {', '.join(sorted(LAYOUTS))}.")
+    return LAYOUTS[name]
+
+
+def detect_form(dataset_dir: str | os.PathLike[str], layout: str | None = "bonbid") -> str:
+    """Form of a data set.
+
+    Args:
+        dataset_dir: file or folder.
+        layout: name of the public layout that is tried first; None tries none.
+
+    Returns:
+        "layout", "datalist", "bids", "table", "volume" (one file) or "volumes" (a plain folder of files that hold all inputs).
+
+    Raises:
+        UserError: the path is missing or has none of the forms; the text shows what is there and what is accepted.
+    """
+    path = Path(dataset_dir)
+    if not path.exists():
+        raise UserError(f"dataset_dir: {path} does not exist (relative paths start at {os.getcwd()}).")
+    if path.is_file():
+        forms = {".json": "datalist", ".csv": "table", ".tsv": "table"} | dict.fromkeys(VOLUME_SUFFIXES, "volume")
+        form = forms.get(volume_suffix(path) or path.suffix.lower())
+    elif layout is not None and get_layout(layout).matches(path):
+        form = "layout"
+    elif (path / "dataset.json").is_file():
+        form = "datalist"
+    elif (path / "dataset_description.json").is_file() or any(child.is_dir() for child in path.glob("sub-*")):
+        form = "bids"
+    elif any(child.suffix.lower() in (".csv", ".tsv") and not child.name.startswith(".") for child in path.iterdir()):
+        form = "table"
+    else:
+        form = "volumes" if list_volumes(path) else None
+    if form is None:
+        raise UserError(_not_a_dataset(path, layout))
+    return form
+
+
+def find_cases(
+    dataset_dir: str | os.PathLike[str],
+    layout: str | None = "bonbid",
+    inputs: Sequence[str] = ("adc", "zadc"),
+    labelled: bool = False,
+) -> list[Case]:
+    """Read a data set of any accepted form.
+
+    Args:
+        dataset_dir: the public data set as unpacked, a Decathlon-style JSON or the folder with its ``dataset.json``, a folder with one
+            CSV or TSV (or that file), a BIDS tree, a folder of 4D files, or one 4D file.
+        layout: name of the public layout (``LAYOUTS``).
+        inputs: names of the method's inputs in its channel order: the columns of a table, the suffixes of BIDS files.
+        labelled: whether every case must have a label.
+
+    Returns:
+        Cases sorted by id; see ``common.data.cases.Case``.
+
+    Raises:
+        UserError: no such form, or a mistake in the data; the text names the file.
+    """
+    path = Path(dataset_dir).expanduser()
+    form = detect_form(path, layout)
+    if form == "layout":
+        return get_layout(str(layout)).read(path, labelled=labelled)
+    if form == "datalist":
+        from common.data.decathlon import read_datalist
+
+        return read_datalist(path, labelled=labelled)
+    if form == "table":
+        from common.data.table import read_table
+
+        return read_table(path, inputs=inputs, labelled=labelled)
+    if form == "bids":
+        from common.data.bids import read_bids
+
+        return read_bids(path, inputs=inputs, labelled=labelled)
+    return read_volumes(path, labelled=labelled)
+
+
+def read_volumes(path: Path, labelled: bool = False) -> list[Case]:
+    """Cases of one 4D file, or of a plain folder of them, that hold all inputs on the fourth axis; no labels."""
+    files = [path] if path.is_file() else list_volumes(path)
+    cases = [{"id": volume_stem(file), "subject": volume_stem(file), "image": os.path.abspath(file)} for file in files]
+    return finish_cases(cases, path, labelled)
+
+
+def open_dataset(
+    dataset_dir: str | os.PathLike[str] | None,
+    layout: str,
+    inputs: Sequence[str],
+    simulated_dir: str | os.PathLike[str],
+    simulate: Mapping[str, Any] | None = None,
+    labelled: bool = True,
+) -> list[Case]:
+    """Cases of the data set given, or of a simulated cohort where none is given.
+
+    Args:
+        dataset_dir: as in ``find_cases``; None or empty means a simulated cohort.
+        layout: name of the public layout (``LAYOUTS``).
+        inputs: names of the method's inputs in its channel order.
+        simulated_dir: where the cohort is made, once.
+        simulate: parameters of ``common.data.simulate.cohort.ensure_cohort`` (subjects, seed, style, ...).
+        labelled: whether every case must have a label.
+
+    Returns:
+        Cases sorted by id.
+    """
+    if dataset_dir is None or not str(dataset_dir).strip():
+        from common.data.simulate.cohort import ensure_cohort
+
+        dataset_dir = ensure_cohort(layout, Path(simulated_dir).expanduser(), **dict(simulate or {}))
+    if is_simulated(dataset_dir):
+        logger.warning("SIMULATED DATA: %s holds no patients; results say that the code works, nothing about accuracy.", dataset_dir)
+    return find_cases(dataset_dir, layout, inputs, labelled)
+
+
+def is_simulated(dataset_dir: str | os.PathLike[str]) -> bool:
+    """Whether a data set was made by the simulator: ``SIMULATED.txt`` lies in it, in its parent or in one of its folders."""
+    path = Path(dataset_dir).expanduser()
+    folder = path.parent if path.is_file() else path
+    return any((place / "SIMULATED.txt").is_file() for place in (folder, folder.parent)) or any(folder.glob("*/SIMULATED.txt"))
+
+
+def _not_a_dataset(path: Path, layout: str | None) -> str:
+    """Message for a path of no accepted form."""
+    if path.is_file():
+        found = "a file that is neither .json, .csv, .tsv nor a volume"
+    else:
+        names = sorted(child.name + "/" * child.is_dir() for child in path.iterdir() if not child.name.startswith("."))
+        found = f"holds {some(names, 10)}" if names else "is empty"
+    own = f"{get_layout(layout).tree}\nor " if layout is not None else ""
+    return (
+        f"dataset_dir: {path} has no form that can be read: {found}. Accepted are\n{own}"
+        "a Decathlon-style datalist: dataset.json or another .json file\n"
+        "or a table: a folder with one .csv or .tsv (columns subject, session, one per input or image, label, age, fold)\n"
+        "or a BIDS tree: sub-<name>/[ses-<name>/]<kind>/sub-<name>_..._<suffix>.nii.gz\n"
+        "or a folder of 4D volumes (" + ", ".join(VOLUME_SUFFIXES) + ") with the inputs on the fourth axis."
+    )
