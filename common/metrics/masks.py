@@ -79,18 +79,20 @@ def check_same_shape(truth: NDArray[Any], other: NDArray[Any], name: str) -> Non
 
 
 def check_spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
-    """Check a voxel spacing.
+    """Check a voxel spacing and round it to 1e-6 mm.
+
+    A spacing taken from an affine reads 2.00000001 where the header says 2; a surfel 2 mm away would then miss a tolerance of 2 mm.
 
     Args:
         spacing_mm: edge lengths of a voxel along X, Y and Z, mm, each above 0.
 
     Returns:
-        The spacing as three python floats.
+        The rounded spacing as three python floats.
 
     Raises:
         UserError: not three positive finite numbers.
     """
-    values = tuple(float(edge) for edge in spacing_mm)
+    values = tuple(round(float(edge), 6) for edge in spacing_mm)
     if len(values) != 3 or not all(math.isfinite(edge) and edge > 0 for edge in values):
         raise UserError(f"spacing_mm: got {values}, expected three positive numbers, the voxel edges in mm along X, Y and Z.")
     return values[0], values[1], values[2]
