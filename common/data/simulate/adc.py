@@ -10,15 +10,19 @@ so that the task is neither trivial nor hopeless (tests hold the bands).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from common.data.simulate.anatomy import Array, SmoothField, sample_tissues
+from common.data.simulate.anatomy import Array, SmoothField, load_template, sample_slices
 
 FWHM_TO_SD = 0.4247
+Value = TypeVar("Value", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,11 @@ class ScanStyle:
     Attributes:
         grey, deep, white, early, fluid: mean ADC of cortex, deep nuclei, white matter, early-myelinated tissue and fluid, 1e-6 mm2/s.
         spread: between-subject standard deviation of each tissue's ADC, share of its mean.
+        maturity: between-subject standard deviation of one factor common to all tissues, share.
         regional: root mean square of smooth variation within a subject, share.
         bias: root mean square of the multiplicative field, share.
         gain: standard deviation of each slice's factor.
-        noise: standard deviation of the noise in tissue, 1e-6 mm2/s; twice that in fluid.
+        noise: standard deviation of the noise where ADC is 1250, 1e-6 mm2/s; it grows with ADC.
         misregistration_mm: root mean square of the residual displacement between a brain and the atlas, template mm.
         ghost: probability that a scan has slices with a motion ghost.
         thickness_mm: smallest and largest slice thickness, mm.
@@ -43,6 +48,7 @@ class ScanStyle:
     early: float = 1000.0
     fluid: float = 2750.0
     spread: float = 0.04
+    maturity: float = 0.015
     regional: float = 0.03
     bias: float = 0.02
     gain: float = 0.012
@@ -80,103 +86,129 @@ def early_myelin(points: Array) -> Array:
     return np.maximum.reduce([limb, tract, stem, cerebellum])
 
 
-def mix_adc(tissues: Array, points: Array, style: ScanStyle, factors: NDArray[np.float64]) -> Array:
-    """Mix the tissues' ADC by their share of each voxel.
+@functools.lru_cache(maxsize=1)
+def tissue_basis() -> torch.Tensor:
+    """Share of cortex, deep nuclei, white matter, early-myelinated tissue and fluid in template space, ``(5, X, Y, Z)`` float32.
 
-    Args:
-        tissues: ``(4, X, Y, Z)`` shares as from ``sample_tissues``.
-        points: template positions ``(X, Y, Z, 3)``, mm; they decide what is deep, early-myelinated, frontal or occipital.
-        style: mean ADC of each tissue.
-        factors: this subject's factor for grey, deep, white, early and fluid, ``(5,)``, about 1.
-
-    Returns:
-        ADC, ``(X, Y, Z)`` float32, 1e-6 mm2/s, also outside the brain (there as if fluid).
+    White matter counts up to 6 % more at the frontal and occipital poles, which mature last.
     """
-    grey, deep, white, early, fluid = (np.float32(a * b) for a, b in zip(_means(style), factors, strict=True))
-    poles = np.clip(np.abs(points[..., 1] + 22.0) / 60.0, 0.0, 1.2) ** 2  # frontal and occipital white matter mature last
-    cortex_or_white = tissues[0] * grey + tissues[1] * white * (0.97 + 0.06 * poles)
-    solid = tissues[0] + tissues[1]
+    template = load_template()
+    grey, white, fluid = (template.maps[i].numpy() for i in range(3))
+    points = template.points()
     nuclei, myelin = deep_nuclei(points), early_myelin(points)
-    cortex_or_white = cortex_or_white * (1 - nuclei) + nuclei * solid * deep
-    return (cortex_or_white * (1 - myelin) + myelin * solid * early + tissues[2] * fluid).astype(np.float32)
+    poles = np.clip(np.abs(points[..., 1] + 22.0) / 60.0, 0.0, 1.2) ** 2
+    late = (1 - nuclei) * (1 - myelin)
+    solid = grey + white
+    shares = [grey * late, nuclei * (1 - myelin) * solid, white * late * (0.97 + 0.06 * poles), myelin * solid, fluid]
+    return torch.from_numpy(np.stack(shares).astype(np.float32))
 
 
-def _means(style: ScanStyle) -> tuple[float, ...]:
-    return style.grey, style.deep, style.white, style.early, style.fluid
+@dataclass(frozen=True)
+class Voxels:
+    """The brain's voxels of one image grid, ``N`` of them; all values per voxel are kept as ``(N,)`` and put on the grid by ``fill``.
 
-
-def draw_healthy(rng: np.random.Generator, points: Array, slice_step: Array, style: ScanStyle, samples: int) -> tuple[Array, Array, Array]:
-    """Draw one healthy brain that is registered to ``points`` up to the style's misregistration.
-
-    Args:
-        rng: source of chance.
-        points: template positions according to the registration, ``(X, Y, Z, 3)``, mm.
+    Attributes:
+        brain: ``(X, Y, Z)`` bool.
+        points: template positions according to the registration, ``(N, 3)`` float32, mm.
         slice_step: template displacement of one slice, ``(3,)``, mm.
-        style: tissue values and spreads.
-        samples: positions across a slice for partial volume.
-
-    Returns:
-        noise-free ADC ``(X, Y, Z)``, tissue shares ``(4, X, Y, Z)`` and the true template positions ``(X, Y, Z, 3)``.
+        spacing_mm: voxel size, mm.
     """
-    true_points = points + np.moveaxis(SmoothField.draw(rng, 10.0, style.misregistration_mm, 3).at(points), 0, -1)
-    tissues = sample_tissues(true_points, slice_step, samples)
-    factors = (1.0 + 0.4 * style.spread * rng.standard_normal()) * (1.0 + style.spread * rng.standard_normal(5))
-    adc = mix_adc(tissues, true_points, style, factors)
-    return adc * (1.0 + SmoothField.draw(rng, 16.0, style.regional).at(points)[0]), tissues, true_points
+
+    brain: NDArray[np.bool_]
+    points: Array
+    slice_step: Array
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def samples(self) -> int:
+        """Positions across a slice that partial volume is averaged over."""
+        return 3 if self.spacing_mm[2] > 3.5 else 2
+
+    def fill(self, values: NDArray[Value]) -> NDArray[Value]:
+        """Put ``(N,)`` values on the grid, 0 outside the brain: ``(X, Y, Z)`` of the values' type."""
+        out = np.zeros(self.brain.shape, values.dtype)
+        out[self.brain] = values
+        return out
+
+    def axis(self, number: int) -> NDArray[np.int64]:
+        """Index of each voxel along one axis, ``(N,)``."""
+        return np.nonzero(self.brain)[number]
 
 
-def acquire(rng: np.random.Generator, adc: Array, points: Array, fluid: Array, style: ScanStyle) -> Array:
-    """Add what the scanner adds: a smooth bias, a gain per slice, noise that grows with the share of fluid.
+@dataclass(frozen=True)
+class HealthyBrain:
+    """One healthy brain at the voxels of a grid.
+
+    Attributes:
+        adc: without noise, ``(N,)`` float32, 1e-6 mm2/s.
+        points: true template positions, ``(N, 3)``, mm; they differ from the registration by the residual misregistration.
+    """
+
+    adc: Array
+    points: Array
+
+
+def draw_healthy(rng: np.random.Generator, voxels: Voxels, style: ScanStyle) -> HealthyBrain:
+    """Draw one healthy brain that is registered to the voxels up to the style's misregistration.
 
     Args:
         rng: source of chance.
-        adc: true ADC ``(X, Y, Z)``, 1e-6 mm2/s.
-        points: template positions ``(X, Y, Z, 3)``, mm.
-        fluid: share of fluid ``(X, Y, Z)``.
+        voxels: where.
+        style: tissue values and spreads.
+    """
+    points = voxels.points
+    true_points = points + SmoothField.draw(rng, 10.0, style.misregistration_mm, 3).at(points).T
+    factors = (1.0 + style.maturity * rng.standard_normal()) * (1.0 + style.spread * rng.standard_normal(5))
+    means = np.array([style.grey, style.deep, style.white, style.early, style.fluid]) * factors
+    volume = torch.tensordot(torch.from_numpy(means.astype(np.float32)), tissue_basis(), dims=1)[None]
+    adc = sample_slices(volume, true_points, voxels.slice_step, voxels.samples)[0]
+    return HealthyBrain(adc * (1.0 + SmoothField.draw(rng, 16.0, style.regional).at(points)[0]), true_points)
+
+
+def acquire(rng: np.random.Generator, adc: Array, voxels: Voxels, style: ScanStyle) -> Array:
+    """Add what the scanner adds: a smooth bias, a gain per slice, noise that grows with ADC (less signal is left to measure it).
+
+    Args:
+        rng: source of chance.
+        adc: true ADC ``(N,)``, 1e-6 mm2/s.
+        voxels: where.
         style: the scanner.
     """
-    bias = 1.0 + SmoothField.draw(rng, 40.0, style.bias).at(points)[0]
-    gain = 1.0 + style.gain * rng.standard_normal(adc.shape[2]).astype(np.float32)
-    noise = style.noise * (1.0 + fluid) * rng.standard_normal(adc.shape, dtype=np.float32)
-    return (adc * bias * gain + noise).astype(np.float32)
+    bias = 1.0 + SmoothField.draw(rng, 40.0, style.bias).at(voxels.points)[0]
+    gain = 1.0 + style.gain * rng.standard_normal(voxels.brain.shape[2]).astype(np.float32)
+    noise = style.noise * adc / np.float32(1250.0) * rng.standard_normal(adc.shape, dtype=np.float32)
+    return (adc * bias * gain[voxels.axis(2)] + noise).astype(np.float32)
 
 
-def smooth_inside(values: Array, brain: Array, spacing_mm: tuple[float, float, float], fwhm_mm: float = 2.0) -> Array:
-    """Gaussian smoothing by ``fwhm_mm`` that uses voxels of the brain only; 0 outside.
+def smooth_inside(values: Array, voxels: Voxels, fwhm_mm: float = 2.0) -> Array:
+    """Gaussian smoothing that uses voxels of the brain only.
 
     Args:
-        values: ``(X, Y, Z)``.
-        brain: 1 in the brain, 0 elsewhere, ``(X, Y, Z)`` float32.
-        spacing_mm: voxel size, mm.
+        values: ``(N,)``.
+        voxels: where.
         fwhm_mm: full width at half maximum, mm.
+
+    Returns:
+        ``(N,)`` float32.
     """
-    sigma = [fwhm_mm * FWHM_TO_SD / step for step in spacing_mm]
-    weight = gaussian_filter(brain, sigma, mode="constant")
-    return brain * gaussian_filter(values * brain, sigma, mode="constant") / np.maximum(weight, np.float32(1e-6))
+    sigma = [fwhm_mm * FWHM_TO_SD / step for step in voxels.spacing_mm]
+    weight = gaussian_filter(voxels.brain.astype(np.float32), sigma, mode="constant")[voxels.brain]
+    return gaussian_filter(voxels.fill(values), sigma, mode="constant")[voxels.brain] / weight
 
 
 @dataclass(frozen=True)
 class Norm:
-    """Mean and standard deviation of smoothed ADC of healthy brains at each voxel of one subject's grid, ``(X, Y, Z)``, 1e-6 mm2/s."""
+    """Mean and standard deviation of smoothed ADC of healthy brains at each voxel, ``(N,)`` float32, 1e-6 mm2/s."""
 
     mean: Array
     sd: Array
 
     def z_score(self, smoothed: Array, limit: float = 10.0) -> Array:
-        """Z of a smoothed ADC map, clipped to +-``limit``."""
+        """Z of a smoothed ADC map ``(N,)``, clipped to +-``limit``."""
         return np.clip((smoothed - self.mean) / self.sd, -limit, limit).astype(np.float32)
 
 
-def build_norm(
-    rng: np.random.Generator,
-    points: Array,
-    slice_step: Array,
-    brain: Array,
-    spacing_mm: tuple[float, float, float],
-    style: ScanStyle,
-    samples: int,
-    controls: int = 16,
-) -> Norm:
+def build_norm(rng: np.random.Generator, voxels: Voxels, style: ScanStyle, controls: int = 16) -> Norm:
     """Scan ``controls`` healthy brains registered to this grid and take mean and spread at each voxel.
 
     The controls go through the same slices, noise and smoothing as the patient, so that Z of a healthy brain is about N(0, 1) whatever the
@@ -184,21 +216,17 @@ def build_norm(
 
     Args:
         rng: source of chance.
-        points: template positions of the voxels ``(X, Y, Z, 3)``, mm.
-        slice_step: template displacement of one slice, ``(3,)``, mm.
-        brain: 1 in the brain, else 0, ``(X, Y, Z)`` float32.
-        spacing_mm: voxel size, mm.
+        voxels: where.
         style: the scanner of the controls.
-        samples: positions across a slice for partial volume.
         controls: number of healthy brains, >= 2.
     """
-    total, squares = np.zeros(brain.shape, np.float64), np.zeros(brain.shape, np.float64)
+    total, squares = np.zeros(len(voxels.points)), np.zeros(len(voxels.points))
     for _ in range(controls):
-        adc, tissues, true_points = draw_healthy(rng, points, slice_step, style, samples)
-        smoothed = smooth_inside(acquire(rng, adc, true_points, tissues[2], style), brain, spacing_mm)
+        scan = acquire(rng, draw_healthy(rng, voxels, style).adc, voxels, style)
+        smoothed = smooth_inside(scan, voxels).astype(np.float64)
         total += smoothed
-        squares += smoothed.astype(np.float64) ** 2
+        squares += smoothed**2
     mean = total / controls
     variance = np.maximum(squares - controls * mean**2, 0.0) / (controls - 1) * (1.0 + 1.0 / controls)
-    steady = smooth_inside(variance.astype(np.float32), brain, spacing_mm, 2.5 * min(spacing_mm))
+    steady = smooth_inside(variance.astype(np.float32), voxels, 2.5 * min(voxels.spacing_mm))
     return Norm(mean.astype(np.float32), np.sqrt(np.maximum(steady, np.float32(400.0))).astype(np.float32))

@@ -44,6 +44,11 @@ class Template:
     first_mm: NDArray[np.float64]
     step_mm: float
 
+    def points(self) -> Array:
+        """Positions of the voxels in template mm, ``(X, Y, Z, 3)`` float32."""
+        index = np.stack(np.meshgrid(*(np.arange(n) for n in self.maps.shape[1:]), indexing="ij"), axis=-1)
+        return (self.first_mm + self.step_mm * index).astype(np.float32)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -133,6 +138,10 @@ class SmoothField:
         smooth *= amplitude / np.sqrt(np.mean(smooth**2, axis=(1, 2, 3), keepdims=True))
         return SmoothField(torch.from_numpy(smooth.astype(np.float32)))
 
+    def plus(self, other: SmoothField) -> SmoothField:
+        """The sum of two independent fields, as one field that is sampled once."""
+        return SmoothField(self.lattice + other.lattice)
+
     def at(self, points: Array) -> Array:
         """Sample the field at template positions ``(..., 3)``, mm; returns ``(C, ...)``."""
         return _sample(self.lattice, points, _LOW, _NODE_MM)
@@ -187,20 +196,21 @@ class Anatomy:
         return (self.matrix @ grid.direction[:, 2] * grid.spacing_mm[2]).astype(np.float32)
 
 
-def sample_tissues(points: Array, slice_step: Array, samples: int = 3) -> Array:
-    """Average the template's tissue fractions over the thickness of each slice (partial volume).
+def sample_slices(volume: torch.Tensor, points: Array, slice_step: Array, samples: int = 3) -> Array:
+    """Average template-space maps over the thickness of each slice (partial volume).
 
     Args:
-        points: template positions of the voxels' centres, ``(X, Y, Z, 3)``, mm.
+        volume: ``(C, X, Y, Z)`` float32 on the template's grid, such as ``load_template().maps``.
+        points: template positions of the voxels' centres, ``(..., 3)``, mm.
         slice_step: template displacement from one slice to the next, ``(3,)``, mm.
         samples: positions across the slice, >= 1.
 
     Returns:
-        ``(4, X, Y, Z)`` float32 in [0, 1], in the order of ``TISSUES``.
+        ``(C, ...)`` float32.
     """
     template = load_template()
     offsets = (np.arange(samples, dtype=np.float32) + 0.5) / samples - 0.5
-    total = _sample(template.maps, points + offsets[0] * slice_step, template.first_mm, template.step_mm)
+    total = _sample(volume, points + offsets[0] * slice_step, template.first_mm, template.step_mm)
     for offset in offsets[1:]:
-        total = total + _sample(template.maps, points + offset * slice_step, template.first_mm, template.step_mm)
+        total = total + _sample(volume, points + offset * slice_step, template.first_mm, template.step_mm)
     return (total / np.float32(samples)).astype(np.float32)

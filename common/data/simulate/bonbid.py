@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.simulate.adc import ScanStyle, acquire, build_norm, draw_healthy, smooth_inside
-from common.data.simulate.anatomy import Anatomy, Array, Grid, sample_tissues
+from common.data.simulate.adc import ScanStyle, Voxels, acquire, build_norm, draw_healthy, smooth_inside
+from common.data.simulate.anatomy import Anatomy, Array, Grid, load_template, sample_slices
 from common.data.simulate.folder import publish_cohort
-from common.data.simulate.hie import LesionPlan, add_lookalikes, lesion_mask, lower_adc, plan_lesion
+from common.data.simulate.hie import LesionPlan, lesion_mask, lower_adc, plan_lesion
+from common.data.simulate.lookalikes import add_lookalikes
 from common.errors import UserError
 
 GENERATOR_VERSION = "1"
@@ -41,9 +42,12 @@ class CohortStyle:
     """
 
     scan: ScanStyle = field(default_factory=ScanStyle)
-    depth: tuple[float, float] = (0.22, 0.5)
+    depth: tuple[float, float] = (0.2, 0.46)
     fives: tuple[tuple[str, ...], ...] = (*_FIVES, *_LAST_FIVES)
 
+
+NORM = replace(ScanStyle(), spread=0.036, noise=54.0, misregistration_mm=1.6)
+"""Scanner and spread of the healthy controls behind Z_ADC, the same for every style; controls lie a little stiller than patients."""
 
 STYLES: dict[str, CohortStyle] = {
     "main": CohortStyle(),
@@ -179,11 +183,11 @@ def simulate_scan(index: int, seed: int, size: int, slices: tuple[int, int], sty
     rng = _rng(seed, style, index, "scan", visit)
     grid = draw_grid(rng, size, slices, look.scan.thickness_mm)
     points, step = anatomy.to_template(grid), anatomy.slice_step(grid)
-    brain = sample_tissues(points, step)[3] > 0.5
+    brain = sample_slices(load_template().maps[3:], points, step)[0] > 0.5
     start, stop = _bounding_box(brain)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    body = _rng(seed, style, index, "body")
-    images = _scan_brain(rng, body, grid, points[box], step, brain[box].astype(np.float32), plan, look.scan, visit)
+    voxels = Voxels(brain[box], points[brain], step, grid.spacing_mm)
+    images = _scan_brain(rng, _rng(seed, style, index, "body"), voxels, plan, look.scan, visit)
     return Scan(grid, *(_uncrop(image, grid.shape, box) for image in images))
 
 
@@ -214,28 +218,19 @@ def _uncrop(values: np.ndarray, shape: tuple[int, int, int], box: tuple[slice, .
 
 
 def _scan_brain(
-    rng: np.random.Generator,
-    body: np.random.Generator,
-    grid: Grid,
-    points: Array,
-    step: Array,
-    brain: Array,
-    plan: LesionPlan | None,
-    scan: ScanStyle,
-    visit: int,
+    rng: np.random.Generator, body: np.random.Generator, voxels: Voxels, plan: LesionPlan | None, scan: ScanStyle, visit: int
 ) -> tuple[Array, Array, np.ndarray]:
     """ADC, Z and label of one brain; ``body`` repeats the same person at each visit, ``rng`` is the scan's own chance."""
-    samples = 3 if grid.spacing_mm[2] > 3.5 else 2
-    adc, tissues, true_points = draw_healthy(body, points, step, scan, samples)
-    adc = add_lookalikes(rng, adc, true_points, tissues[2], scan.ghost)
-    mask = np.zeros(brain.shape, bool)
+    person = draw_healthy(body, voxels, scan)
+    tissues = sample_slices(load_template().maps, person.points, voxels.slice_step, voxels.samples)
+    adc = add_lookalikes(rng, person.adc, person.points, tissues[2], voxels, scan.ghost)
+    mask = np.zeros(voxels.brain.shape, bool)
     if plan is not None:
-        mask = lesion_mask(plan, true_points, tissues, brain, 0.85 if visit else 1.0)
-        adc = lower_adc(adc, mask, plan, true_points, tissues[2], grid.spacing_mm, 0.7 if visit else 1.0)
-    adc = np.maximum(acquire(rng, adc, true_points, tissues[2], scan), 1.0) * brain  # 0 is kept for the outside
-    norm = build_norm(rng, points, step, brain, grid.spacing_mm, STYLES["main"].scan, samples)
-    zadc = norm.z_score(smooth_inside(adc, brain, grid.spacing_mm)) * brain
-    return adc.astype(np.float32), zadc.astype(np.float32), mask.astype(np.uint8)
+        mask = lesion_mask(plan, person.points, tissues, voxels, 0.85 if visit else 1.0)
+        adc = lower_adc(adc, mask, plan, person.points, tissues[2], voxels, 0.7 if visit else 1.0)
+    adc = np.maximum(acquire(rng, adc, voxels, scan), np.float32(1.0))  # 0 is kept for the outside
+    norm = build_norm(rng, voxels, NORM)
+    return voxels.fill(adc), voxels.fill(norm.z_score(smooth_inside(adc, voxels))), mask.astype(np.uint8)
 
 
 def _write(scan: Scan, root: Path, identity: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Simulated hypoxic-ischaemic lesions, and the harmless findings that look like them to a threshold.
+"""Simulated hypoxic-ischaemic lesions in ADC.
 
 Sites and patterns: basal ganglia and thalamus (acute profound asphyxia), watershed white matter and parasagittal cortex (prolonged partial
 asphyxia), perirolandic and insular cortex, punctate white matter lesions, an arterial territory.
@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, label
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, label
 
-from common.data.simulate.adc import ellipsoid
+from common.data.simulate.adc import Voxels
 from common.data.simulate.anatomy import Array, SmoothField
 
 Triple = tuple[float, float, float]
@@ -53,7 +54,7 @@ _LARGE: tuple[tuple[str, ...], ...] = (
     ("territory",),
 )
 PATTERNS = {"small": _SMALL, "medium": _MEDIUM, "large": _LARGE}
-LOADS = {"small": (0.0018, 0.0092), "medium": (0.0115, 0.045), "large": (0.06, 0.17)}
+LOADS = {"small": (0.0013, 0.0092), "medium": (0.0115, 0.045), "large": (0.06, 0.17)}
 """Share of the brain that the lesion of a stratum fills: smallest and largest."""
 
 
@@ -110,32 +111,32 @@ def _triple(values: np.ndarray) -> Triple:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def lesion_mask(plan: LesionPlan, points: Array, tissues: Array, brain: Array, load_factor: float = 1.0) -> np.ndarray:
+def lesion_mask(plan: LesionPlan, points: Array, tissues: Array, voxels: Voxels, load_factor: float = 1.0) -> NDArray[np.bool_]:
     """Grow the plan's foci until they fill its share of the brain.
 
     Args:
         plan: what to draw.
-        points: true template positions ``(X, Y, Z, 3)``, mm.
-        tissues: shares ``(4, X, Y, Z)``.
-        brain: 1 in the brain, else 0.
+        points: true template positions ``(N, 3)``, mm.
+        tissues: shares of grey, white, fluid, brain ``(4, N)``.
+        voxels: where.
         load_factor: factor on the load (a later visit).
 
     Returns:
         ``(X, Y, Z)`` bool; never empty.
     """
     solid = tissues[0] + tissues[1]
-    field = np.zeros(brain.shape, np.float32)
+    field = np.zeros(len(points), np.float32)
     for centre, radii, tissue, weight in plan.sites:
         distance2 = np.sum(((points - np.array(centre, np.float32)) / np.array(radii, np.float32)) ** 2, axis=-1)
         liking = solid if tissue is None else 0.15 * solid + 0.85 * tissues[tissue]
         field = np.maximum(field, np.float32(weight) * np.exp(-0.5 * distance2) * liking)
-    field *= np.exp(plan.texture.at(points)[0]) * brain * (solid > 0.6)
-    count = max(4, round(float(brain.sum()) * plan.load * load_factor))
-    threshold = np.partition(field.ravel(), field.size - count)[field.size - count]
-    return _without_specks(field >= max(float(threshold), 1e-12))
+    field *= np.exp(plan.texture.at(points)[0]) * (solid > 0.6)
+    count = max(4, round(field.size * plan.load * load_factor))
+    threshold = np.partition(field, field.size - count)[field.size - count]
+    return _without_specks(voxels.fill(field >= max(float(threshold), 1e-30)))
 
 
-def _without_specks(mask: np.ndarray, smallest: int = 3) -> np.ndarray:
+def _without_specks(mask: NDArray[np.bool_], smallest: int = 3) -> NDArray[np.bool_]:
     """Drop components of fewer than ``smallest`` voxels, unless nothing would stay."""
     components, count = label(mask, np.ones((3, 3, 3)))
     sizes = np.bincount(components.ravel(), minlength=count + 1)
@@ -145,66 +146,23 @@ def _without_specks(mask: np.ndarray, smallest: int = 3) -> np.ndarray:
 
 
 def lower_adc(
-    adc: Array, mask: np.ndarray, plan: LesionPlan, points: Array, fluid: Array, spacing_mm: Triple, fading: float = 1.0
+    adc: Array, mask: NDArray[np.bool_], plan: LesionPlan, points: Array, fluid: Array, voxels: Voxels, fading: float = 1.0
 ) -> Array:
     """Lower ADC in the lesion: by ``depth`` in its core, by half of that on its contour, by nothing in fluid.
 
     Args:
-        adc: ``(X, Y, Z)``, 1e-6 mm2/s.
-        mask: the lesion, bool.
+        adc: ``(N,)``, 1e-6 mm2/s.
+        mask: the lesion, ``(X, Y, Z)``.
         plan: depth, softness and patches.
-        points: template positions ``(X, Y, Z, 3)``, mm.
-        fluid: share of fluid ``(X, Y, Z)``.
-        spacing_mm: voxel size, mm.
+        points: true template positions ``(N, 3)``, mm.
+        fluid: share of fluid ``(N,)``.
+        voxels: where.
         fading: factor on the depth (pseudo-normalisation on a later visit).
     """
-    inside = distance_transform_edt(mask, sampling=spacing_mm)
-    outside = distance_transform_edt(~mask, sampling=spacing_mm)
-    half = 0.5 * min(spacing_mm)  # the contour runs between the voxels
-    signed = np.where(mask, inside - half, half - outside)
+    inside = distance_transform_edt(mask, sampling=voxels.spacing_mm)[voxels.brain]
+    outside = distance_transform_edt(~mask, sampling=voxels.spacing_mm)[voxels.brain]
+    half = 0.5 * min(voxels.spacing_mm)  # the contour runs between the voxels
+    signed = np.where(inside > 0, inside - half, half - outside)
     share = 1.0 / (1.0 + np.exp(-np.clip(signed / plan.softness_mm, -30, 30)))
     depth = plan.depth * fading * np.clip(1.0 + plan.patches.at(points)[0], 0.5, 1.4)
     return (adc * (1.0 - depth * share * (1.0 - fluid))).astype(np.float32)
-
-
-def add_lookalikes(rng: np.random.Generator, adc: Array, points: Array, fluid: Array, ghost: float) -> Array:
-    """Add what lowers ADC or Z and is no lesion: plexus in the ventricles, advanced myelination, veins, motion ghosts.
-
-    Each differs from a lesion in one thing a reader would use: plexus keeps an ADC far above tissue; myelination is symmetric, at a fixed
-    site and shallow; a vein is a thin line beside a ventricle; a ghost is a band across the whole slice.
-
-    Args:
-        rng: source of chance.
-        adc: true ADC ``(X, Y, Z)``, 1e-6 mm2/s.
-        points: template positions ``(X, Y, Z, 3)``, mm.
-        fluid: share of fluid ``(X, Y, Z)``.
-        ghost: probability of a motion ghost.
-    """
-    adc = adc * (1.0 - rng.uniform(0.2, 0.4) * fluid * np.clip(SmoothField.draw(rng, 8.0, 1.0).at(points)[0] - 0.3, 0.0, 1.0))
-    half = np.concatenate([np.abs(points[..., :1]), points[..., 1:]], axis=-1)
-    if rng.random() < 0.4:
-        for centre, radii in (((20, -14, 10), (5, 9, 10)), ((8, -26, -12), (5, 6, 8))):
-            adc = adc * (1.0 - rng.uniform(0.08, 0.15) * ellipsoid(half, centre, radii, 0.25))
-    for _ in range(rng.integers(1, 4)):
-        adc = adc * (1.0 - _vein(rng, points))
-    return _ghost(rng, adc) if rng.random() < ghost else adc.astype(np.float32)
-
-
-def _vein(rng: np.random.Generator, points: Array) -> Array:
-    """A curved thin line of low ADC: share by which ADC falls, ``(X, Y, Z)``."""
-    start = np.array([rng.choice([-1.0, 1.0]) * rng.uniform(14, 26), rng.uniform(-50, 30), rng.uniform(16, 40)])
-    heading = np.array([np.sign(start[0]) * rng.uniform(0.4, 1.0), rng.uniform(-0.6, 0.6), rng.uniform(0.0, 0.8)])
-    steps = start + np.linspace(0.0, rng.uniform(12, 24), 12)[:, None] * heading / np.linalg.norm(heading)
-    nearest = np.min([np.sum((points - np.float32(s)) ** 2, axis=-1) for s in steps], axis=0)
-    return (rng.uniform(0.2, 0.4) * np.exp(-0.5 * nearest / rng.uniform(1.3, 2.0) ** 2)).astype(np.float32)
-
-
-def _ghost(rng: np.random.Generator, adc: Array) -> Array:
-    """Two or three neighbouring slices get bands along the phase-encoding axis."""
-    count = min(int(rng.integers(2, 4)), adc.shape[2])
-    first = int(rng.integers(0, adc.shape[2] - count + 1))
-    wave = np.sin(np.arange(adc.shape[1]) * 2 * np.pi / (adc.shape[1] / rng.uniform(3, 6)) + rng.uniform(0, 2 * np.pi))
-    band = gaussian_filter(np.ones(adc.shape[:2]) * wave, 1.0)[..., None]
-    out = adc.astype(np.float32)
-    out[:, :, first : first + count] *= (1.0 + rng.uniform(0.05, 0.1) * band).astype(np.float32)
-    return out
