@@ -128,15 +128,17 @@ def _read_training(root: Path) -> list[Case]:
     if not files["adc"]:
         found = f"names such as {some((path.name for path in strange), 2)}" if strange else "no .mha files"
         raise UserError(f"{root}: {found} in {FOLDERS['adc']}. Expected\n{TREE}")
+    return complete_cases(files)
+
+
+def complete_cases(files: dict[str, dict[Key, list[Path]]]) -> list[Case]:
+    """Cases that have exactly one ADC map and one Z map, with their labels where there is exactly one."""
+    single = {kind: {key: os.path.abspath(paths[0]) for key, paths in found.items() if len(paths) == 1} for kind, found in files.items()}
     cases = []
-    for (subject, visit), paths in files["adc"].items():
-        case: Case = {
-            "id": f"{subject}-{visit}",
-            "subject": subject,
-            "image": [os.path.abspath(paths[0]), os.path.abspath(files["zadc"][subject, visit][0])],
-        }
-        if (subject, visit) in files["label"]:
-            case["label"] = os.path.abspath(files["label"][subject, visit][0])
+    for key in sorted(set(single["adc"]) & set(single["zadc"])):
+        case: Case = {"id": "-".join(key), "subject": key[0], "image": [single["adc"][key], single["zadc"][key]]}
+        if key in single["label"]:
+            case["label"] = single["label"][key]
         cases.append(case)
     return cases
 

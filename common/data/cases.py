@@ -40,6 +40,26 @@ def absolute(path: str, folder: Path) -> str:
     return os.path.abspath(os.path.join(folder, os.path.expanduser(path)))
 
 
+def existing(path: str, folder: Path, where: str) -> str:
+    """Absolute path of a file that a table or datalist names.
+
+    Raises:
+        UserError: no such file; ``where`` says who named it.
+    """
+    result = absolute(path, folder)
+    if not os.path.exists(result):
+        raise UserError(
+            f"{where}: names {path}, but {result} does not exist; relative paths start at the folder of the file that names them."
+        )
+    return result
+
+
+def subject_of(name: str) -> str:
+    """Subject where the data set names none: ``sub-<label>`` of a BIDS-like name, which keeps sessions together, else the whole name."""
+    match = re.match(r"sub-[A-Za-z0-9]+(?=_|$)", name)
+    return match[0] if match else name
+
+
 def some(names: Iterable[Any], limit: int = 5) -> str:
     """First names of a list for a message, with the number of the others."""
     shown = [str(name) for name in names]

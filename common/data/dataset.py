@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data import bonbid
-from common.data.cases import VOLUME_SUFFIXES, Case, finish_cases, list_volumes, some, volume_stem, volume_suffix
+from common.data.cases import VOLUME_SUFFIXES, Case, finish_cases, list_volumes, some, subject_of, volume_stem, volume_suffix
 from common.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -24,14 +24,16 @@ class Layout:
         tree: the tree as text, for errors.
         matches: whether a folder looks like it.
         read: reader, called with the folder and ``labelled``.
+        inputs: names of the inputs in channel order.
     """
 
     tree: str
     matches: Callable[[Path], bool]
     read: Callable[..., list[Case]]
+    inputs: tuple[str, ...]
 
 
-LAYOUTS: dict[str, Layout] = {"bonbid": Layout(bonbid.TREE, bonbid.is_bonbid, bonbid.read_bonbid)}
+LAYOUTS: dict[str, Layout] = {"bonbid": Layout(bonbid.TREE, bonbid.is_bonbid, bonbid.read_bonbid, ("adc", "zadc"))}
 
 
 def get_layout(name: str) -> Layout:
@@ -122,7 +124,7 @@ def find_cases(
 def read_volumes(path: Path, labelled: bool = False) -> list[Case]:
     """Cases of one 4D file, or of a plain folder of them, that hold all inputs on the fourth axis; no labels."""
     files = [path] if path.is_file() else list_volumes(path)
-    cases = [{"id": volume_stem(file), "subject": volume_stem(file), "image": os.path.abspath(file)} for file in files]
+    cases = [{"id": volume_stem(file), "subject": subject_of(volume_stem(file)), "image": os.path.abspath(file)} for file in files]
     return finish_cases(cases, path, labelled)
 
 
@@ -150,17 +152,17 @@ def open_dataset(
     if dataset_dir is None or not str(dataset_dir).strip():
         from common.data.simulate.cohort import ensure_cohort
 
-        dataset_dir = ensure_cohort(layout, Path(simulated_dir).expanduser(), **dict(simulate or {}))
-    if is_simulated(dataset_dir):
+        dataset_dir = ensure_cohort(layout, Path(simulated_dir).expanduser(), **dict(simulate or {}))  # it gives the warning itself
+    elif is_simulated(dataset_dir):
         logger.warning("SIMULATED DATA: %s holds no patients; results say that the code works, nothing about accuracy.", dataset_dir)
     return find_cases(dataset_dir, layout, inputs, labelled)
 
 
 def is_simulated(dataset_dir: str | os.PathLike[str]) -> bool:
-    """Whether a data set was made by the simulator: ``SIMULATED.txt`` lies in it, in its parent or in one of its folders."""
+    """Whether a data set was made by the simulator: ``SIMULATED.txt`` lies in it or beside it."""
     path = Path(dataset_dir).expanduser()
     folder = path.parent if path.is_file() else path
-    return any((place / "SIMULATED.txt").is_file() for place in (folder, folder.parent)) or any(folder.glob("*/SIMULATED.txt"))
+    return any((place / "SIMULATED.txt").is_file() for place in (folder, folder.parent))
 
 
 def _not_a_dataset(path: Path, layout: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Read one case into tensors on one grid, since MONAI's ``LoadImaged`` checks neither grids nor values and hides the readers' errors."""
+"""Read one case into tensors on one grid, since MONAI's ``LoadImaged`` checks neither grids nor values and tries reader after reader."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import LoadImage, MapTransform
+from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader
+from monai.transforms import MapTransform
 
 from common.errors import UserError
 
 
 def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Read one file with MONAI's reader for its format.
+    """Read one file with MONAI's reader for its format, and with no other.
 
     Args:
         path: ``.nii``, ``.nii.gz`` (nibabel), ``.mha``, ``.nrrd`` or another format of ITK; a folder holds one DICOM series.
@@ -30,22 +30,29 @@ def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     file = Path(path)
     if not file.exists():
         raise UserError(f"{file}: no such file; check the path (relative paths start at {os.getcwd()}).")
-    reader = "NibabelReader" if file.name.lower().endswith((".nii", ".nii.gz")) else "ITKReader"
+    # LoadImage would try one reader after the other, and ITK reads a truncated .nii.gz without complaint
+    reader: ImageReader = NibabelReader() if file.name.lower().endswith((".nii", ".nii.gz")) else ITKReader()
     try:
-        volume = LoadImage(reader=reader, image_only=True, dtype=np.float32)(file)
+        array, meta = reader.get_data(reader.read(str(file)))
+        array, affine = np.asarray(array, dtype=np.float32), np.asarray(meta["affine"], dtype=np.float64)
     except Exception as error:  # the readers raise what they like: OSError, EOFError, zlib.error, RuntimeError, ...
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{file}: cannot be read ({reason}). The file is truncated, damaged or not an image; get it again (check its size"
+            f"{file}: cannot be read ({_reason(error)}). The file is truncated, damaged or not an image; get it again (check its size"
             " and checksum) or leave the case out."
         ) from error
-    array = volume.numpy()
     if array.ndim not in (3, 4):
         raise UserError(
             f"{file}: a {array.ndim}D image of shape {array.shape}; expected a 3D volume, or 4D with the inputs on the fourth axis."
         )
     channels = array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
-    return channels, np.asarray(volume.affine, dtype=np.float64)
+    return channels, affine
+
+
+def _reason(error: Exception) -> str:
+    """A reader's error in one line, without ITK's source lines and its last system error, which mostly belongs to something else."""
+    text = str(error).split("ITK ERROR:")[-1]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Reason:")]
+    return f"{type(error).__name__}: {' '.join(lines)}" if lines else type(error).__name__
 
 
 def check_same_grid(
@@ -67,8 +74,8 @@ def check_same_grid(
         return
     raise UserError(
         f"{name_b}: its grid differs from that of {name_a}: shape {tuple(shape_b)} against {tuple(shape_a)}, largest difference of the"
-        f" affines {difference:.4g} mm (allowed {tolerance_mm:g}). All files of a case must lie on one grid: resample one to the other; where"
-        " only a header is wrong, correct it or raise grid_tolerance_mm."
+        f" affines {difference:.4g} mm (allowed {tolerance_mm:g}). All files of a case must lie on one grid: resample one to the"
+        " other; where only a header is wrong, correct it or raise grid_tolerance_mm."
     )
 
 

@@ -1,0 +1,99 @@
+"""Read a Decathlon-style datalist, since MONAI's ``load_decathlon_datalist`` gives neither ids nor subjects and checks no file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from common.data.cases import Case, existing, finish_cases, parse_age, parse_fold, subject_of, volume_stem
+from common.errors import UserError
+
+SECTIONS = ("training", "validation", "test", "testing")
+
+
+def read_datalist(path: str | os.PathLike[str], labelled: bool = False) -> list[Case]:
+    """Cases of a datalist JSON: ``{"training": [{"image": ..., "label": ...}, ...], "validation": [...], "test": [...]}``.
+
+    ``image`` is one path or a list with one per input; an item may also be a bare path. ``id``, ``subject``, ``fold`` and ``age`` are
+    kept; without them the id is the file's stem. Where the file has a validation list and no folds, that list becomes fold 0 and the
+    training list fold 1, so that ``fold=0`` validates what the file says.
+
+    Args:
+        path: the JSON file, or the folder that holds ``dataset.json``; relative paths start at the JSON's folder.
+        labelled: True reads training and validation (test only where both are empty) and demands labels; False reads every list.
+
+    Returns:
+        Cases sorted by id.
+
+    Raises:
+        UserError: not such a file, an item without an image, a file that does not exist, or missing labels.
+    """
+    file = Path(path) / "dataset.json" if Path(path).is_dir() else Path(path)
+    lists = {name: items for name, items in _read_json(file).items() if name in SECTIONS and items}
+    if not lists:
+        raise UserError(f'{file}: no cases; expected {{"training": [{{"image": path or list of paths, "label": path}}, ...]}}.')
+    for name, items in lists.items():
+        if not isinstance(items, list):
+            raise UserError(f"{file}: {name!r} is a {type(items).__name__}; expected a list of cases.")
+    chosen = [name for name in ("training", "validation") if name in lists] if labelled else []
+    cases: list[Case] = []
+    for name in chosen or lists:
+        cases += [_case(item, file, f"{file}: {name}[{number}]") for number, item in enumerate(lists[name])]
+        if "validation" in lists and name in ("training", "validation") and not _has_folds(lists):
+            for case in cases[-len(lists[name]) :]:
+                case["fold"] = 0 if name == "validation" else 1
+    _name_cases(cases, file.parent)
+    return finish_cases(cases, file, labelled)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise UserError(f"{file}: no such file.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{file}: not a JSON file ({error}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds a {type(content).__name__}; expected an object with some of {', '.join(SECTIONS)}.")
+    return content
+
+
+def _has_folds(lists: dict[str, list[Any]]) -> bool:
+    return any(isinstance(item, dict) and "fold" in item for items in lists.values() for item in items)
+
+
+def _case(item: Any, file: Path, where: str) -> Case:
+    """One item with absolute paths; ``id`` and ``subject`` only where it names them."""
+    item = {"image": item} if isinstance(item, str) else item
+    image = item.get("image") if isinstance(item, dict) else None
+    if not image or not isinstance(image, (str, list)) or not all(isinstance(part, str) for part in image):
+        raise UserError(f'{where}: no "image"; expected {{"image": path or list of paths, "label": path}}, got {str(item)[:80]}.')
+    if isinstance(image, str):
+        case: Case = {"image": existing(image, file.parent, where)}
+    else:
+        case = {"image": [existing(part, file.parent, where) for part in image]}
+    if item.get("label"):
+        label = item["label"][0] if isinstance(item["label"], list) and len(item["label"]) == 1 else item["label"]
+        if not isinstance(label, str):
+            raise UserError(f'{where}: "label" is {str(label)[:80]}; expected one path.')
+        case["label"] = existing(label, file.parent, where)
+    case.update({key: str(item[key]) for key in ("id", "subject") if item.get(key)})
+    if item.get("fold") is not None:
+        case["fold"] = parse_fold(item["fold"], where)
+    if item.get("age") is not None:
+        case["age"] = parse_age(item["age"], where)
+    return case
+
+
+def _name_cases(cases: list[Case], folder: Path) -> None:
+    """Give ids to cases without one: the stem, or the whole relative path where stems repeat (``sub1/t1.nii``, ``sub2/t1.nii``)."""
+    firsts = [case["image"] if isinstance(case["image"], str) else case["image"][0] for case in cases]
+    stems = [volume_stem(first) for first in firsts]
+    unique = max(Counter(stems).values(), default=0) == 1
+    for case, first, stem in zip(cases, firsts, stems, strict=True):
+        long = volume_stem(os.path.relpath(first, folder).replace(os.sep, "-").lstrip(".-"))
+        case.setdefault("id", stem if unique else long)
+        case.setdefault("subject", subject_of(case["id"]))

@@ -1,0 +1,112 @@
+"""Read own data from a CSV or TSV: one row per case, one column per input."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.data.cases import Case, existing, finish_cases, parse_age, parse_fold, some
+from common.errors import UserError
+
+EMPTY = ("", "n/a", "na", "nan", "none")
+
+
+def read_table(path: str | os.PathLike[str], inputs: Sequence[str], labelled: bool = False) -> list[Case]:
+    """Cases of a table with the columns ``subject``, optional ``session``, one per input (or ``image``, a file that holds all inputs),
+    and optional ``label``, ``age``, ``fold``. Other columns are ignored; capitals do not matter.
+
+    Args:
+        path: the table, or a folder that holds exactly one; relative paths in it start at the table's folder. UTF-8, with or without
+            byte order mark; columns parted by tab (``.tsv``), comma or semicolon; cells with such a sign in double quotes.
+        inputs: names of the columns with the inputs, in the method's channel order.
+        labelled: whether every case must have a label.
+
+    Returns:
+        Cases sorted by id, ``<subject>`` or ``<subject>_<session>``.
+
+    Raises:
+        UserError: columns, cells or files are missing; the text names the table and the line.
+    """
+    file = find_table(path)
+    header, rows = _read_rows(file)
+    whole = "image" in header and not all(name.lower() in header for name in inputs)
+    needed = ["subject", *(["image"] if whole else [name.lower() for name in inputs])]
+    missing = [name for name in needed if name not in header]
+    if missing:
+        raise UserError(
+            f"{file}: no column {some(missing)}; found {some(header, 20)}. Expected subject, session (optional), {', '.join(inputs)}"
+            " (or image: a 4D file that holds them all), label, age and fold (optional)."
+        )
+    return finish_cases([_case(row, needed[1:], whole, file, number) for number, row in rows], file, labelled)
+
+
+def find_table(path: str | os.PathLike[str]) -> Path:
+    """The table itself: a file, or the only one in a folder.
+
+    Raises:
+        UserError: none, or several.
+    """
+    place = Path(path)
+    if place.is_file():
+        return place
+    tables = sorted(file for file in place.glob("*") if file.suffix.lower() in (".csv", ".tsv") and not file.name.startswith("."))
+    if len(tables) != 1:
+        found = f"{len(tables)} tables ({some(table.name for table in tables)})" if tables else "no .csv or .tsv file"
+        raise UserError(f"{place}: {found}; expected one, or give the path of the table itself.")
+    return tables[0]
+
+
+def _read_rows(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Header in lower case, and rows with their line numbers; blank lines are left out."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            first = stream.readline()
+            stream.seek(0)
+            reader = csv.reader(stream, delimiter=_delimiter(file, first))
+            lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: not a table in UTF-8 ({error}); save it as CSV in UTF-8.") from error
+    lines = [(number, cells) for number, cells in lines if any(cells)]
+    if len(lines) < 2:
+        raise UserError(f"{file}: no rows; expected a header and one row per case.")
+    header = [cell.lower() for cell in lines[0][1]]
+    double = sorted({name for name in header if name and header.count(name) > 1})
+    if double:
+        raise UserError(f"{file}: the column {some(double)} occurs twice; rename or remove one.")
+    for number, cells in lines[1:]:
+        if len(cells) > len(header):
+            raise UserError(
+                f"{file}: line {number} has {len(cells)} cells, the header {len(header)}; put cells that hold commas in double quotes."
+            )
+    return header, [(number, dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=True))) for number, cells in lines[1:]]
+
+
+def _delimiter(file: Path, first: str) -> str:
+    if file.suffix.lower() == ".tsv" or "\t" in first:
+        return "\t"
+    # spreadsheets in many languages write semicolons
+    return ";" if first.count(";") > first.count(",") else ","
+
+
+def _case(row: dict[str, str], columns: Sequence[str], whole: bool, file: Path, number: int) -> Case:
+    where = f"{file}: line {number}"
+    cells = {name: cell for name, cell in row.items() if cell.lower() not in EMPTY}
+    empty = [name for name in ("subject", *columns) if name not in cells]
+    if empty:
+        raise UserError(f"{where}: the column {some(empty)} is empty; every case needs all inputs.")
+    files = [existing(cells[name], file.parent, where) for name in columns]
+    subject = cells["subject"]
+    case: Case = {
+        "id": "_".join([subject, cells["session"]] if "session" in cells else [subject]).replace("/", "-"),
+        "subject": subject,
+        "image": files[0] if whole else files,
+    }
+    if "label" in cells:
+        case["label"] = existing(cells["label"], file.parent, where)
+    if "fold" in cells:
+        case["fold"] = parse_fold(cells["fold"], where)
+    if "age" in cells:
+        case["age"] = parse_age(cells["age"], where)
+    return case
