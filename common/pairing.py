@@ -68,7 +68,7 @@ def _label_cases(files: Sequence[Path]) -> list[Case]:
         if name in cases:
             raise UserError(f"{file} and {cases[name]['label']} are both labels of case {name}: keep one label file per case.")
         cases[name] = {"id": name, "subject": name, "label": str(file)}
-    return list(cases.values())
+    return [cases[name] for name in sorted(cases)]
 
 
 def pair_by_id(cases: Sequence[Case], folder: str | Path, pattern: str = "*") -> dict[str, Path]:
@@ -97,7 +97,7 @@ def pair_by_id(cases: Sequence[Case], folder: str | Path, pattern: str = "*") ->
     missing = [name for name, own in held.items() if not own]
     if missing:
         raise UserError(
-            f"{folder}: {len(missing)} of {len(cases)} cases have no prediction: {some(missing, 20)}. "
+            f"{folder}: {len(missing)} of {len(cases)} cases have no file in it: {some(missing, 20)}. "
             f"Looked for the id in the names of {len(files)} files, such as {files[0].name}. Add or rename files; nothing was written."
         )
     several = {name: own for name, own in held.items() if len(own) > 1}

@@ -91,6 +91,7 @@ def _mask_metrics(truth: Mask, prediction: Mask, spacing_mm: Sequence[float]) ->
 
 
 def _probability_metrics(truth: Mask, brain: Mask | None, spacing_mm: Sequence[float], probability: NDArray[Any]) -> Row:
+    check_same_shape(truth, np.asarray(probability), "probability")
     low, high = volume_interval_ml(probability, spacing_mm, brain, INTERVAL_LEVEL)
     # Measured over the same voxels as the interval, with room for rounding: the ends are counts of voxels times their volume.
     true_ml = volume_ml(truth if brain is None else truth & brain, spacing_mm)

@@ -74,7 +74,7 @@ def check_same_shape(truth: NDArray[Any], other: NDArray[Any], name: str) -> Non
     """
     if truth.shape != other.shape:
         raise UserError(
-            f"{name}: got shape {other.shape}, expected {truth.shape}, the shape of truth. Bring it back to the grid of the truth first."
+            f"{name}: got shape {other.shape}, expected {truth.shape} like the other volumes of the case. Bring it back to that grid first."
         )
 
 

@@ -66,7 +66,7 @@ def _measure(truth: Mask, prediction: Mask, spacing_mm: tuple[float, float, floa
         warnings.simplefilter("ignore", DeprecationWarning)
         surfels = library.compute_surface_distances(truth[box], prediction[box], spacing_mm)
     directed = library.compute_average_surface_distance(surfels)
-    # 1e-6 mm more, so that rounding (three steps of 0.7 mm are 2.0999999999999996 mm or a little above) does not decide.
+    # 1e-6 mm more, so that the rounding of a distance such as 3 x 0.7 mm does not decide.
     return {
         "masd_mm": float(np.mean(directed)),
         "nsd": float(library.compute_surface_dice_at_tolerance(surfels, tolerance_mm + 1e-6)),
