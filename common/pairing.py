@@ -158,7 +158,7 @@ def check_same_grid(
     if not same:
         raise UserError(
             f"{other_path} is not on the grid of {truth_path}: got {_grid(*other)}, expected {_grid(*truth)}. "
-            "Resample the prediction to the grid of the truth (nearest neighbour) and score again."
+            "Resample it to the grid of the truth (masks by nearest neighbour) and score again."
         )
 
 
