@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     import fire
 
     try:
-        fire.Fire({"score": score}, command=arguments, name="python -m common.study")
+        fire.Fire({"score": score}, command=arguments, name="common.study")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
