@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ _NAMES = {
     "f1": "F1",
     "sd": "SD",
     "adc": "ADC",
+    "brier": "Brier",
+    "2mm": "2 mm",
 }
 _UNITS = {"percent": "%", "mm": "mm", "ml": "ml", "s": "s", "mm2": "mm²", "mm3": "mm³", "weeks": "weeks", "years": "years"}
 
@@ -51,7 +54,8 @@ def write_report(
     """Write ``report.html``: one file that needs no network, script or font, and that a killed run never leaves half written.
 
     All text is escaped. Tables take their columns from the keys, in order of first appearance; a key that ends in a unit
-    (``masd_mm``, ``volume_ml``) is headed with it. Missing, None and nan show as a dash that a legend explains. The page
+    (``masd_mm``, ``volume_ml``) is headed with it, and
+    so is a metric named in a column ``metric``. Missing, None and nan show as a dash that a legend explains. The page
     holds no date, so that the same input gives the same bytes.
 
     Args:
@@ -133,7 +137,7 @@ def _picture(index: int, figure: Mapping[str, Any]) -> dict[str, str]:
 def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Headings and formatted cells: ``heads`` and each of ``lines`` are lists of (text, is it a number)."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    columns = [_column([row.get(key) for row in rows]) for key in keys]
+    columns = [_column([_heading(row[key]) if key == "metric" and key in row else row.get(key) for row in rows]) for key in keys]
     numeric = [any(is_number for _, is_number in column) for column in columns]
     cells = [[(text, numeric[j]) for j, (text, _) in enumerate(line)] for line in zip(*columns, strict=True)]
     return {
@@ -143,11 +147,11 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _heading(key: str) -> str:
+def _heading(key: Any) -> str:
     """``masd_mm`` becomes ``MASD (mm)``; other keys lose their underscores."""
     words = str(key).split("_")
     unit = f" ({_UNITS[words.pop()]})" if len(words) > 1 and words[-1] in _UNITS else ""
-    return " ".join(_NAMES.get(word, word) for word in words) + unit
+    return re.sub(r"\w+", lambda word: _NAMES.get(word[0], word[0]), " ".join(words)) + unit
 
 
 def _column(values: Sequence[Any]) -> list[tuple[str, bool]]:

@@ -100,6 +100,8 @@ def test_numbers_are_aligned_rounded_and_headed_with_their_unit(tmp_path: Path) 
     assert '<td class="number">0.612</td><td class="number">0.050</td><td class="number">8</td>' in page
     assert '<th scope="col" class="number">MASD (mm)</th>' in page
     assert '<td class="number">1234.5</td>' in page
+    named = report(tmp_path, summary=[{"metric": m, "mean": 1.0} for m in ("nsd_2mm", "volume_error_ml", "dice, lesion load <1 %")])
+    assert all(f"<td>{text}</td>" in named for text in ("NSD 2 mm", "volume error (ml)", "Dice, lesion load &lt;1 %"))
 
 
 @pytest.mark.parametrize(
