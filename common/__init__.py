@@ -50,6 +50,22 @@ def require(version: str) -> None:
         )
 
 
+def flag(value: object, name: str = "flag") -> bool:
+    """A switch as the command line gives it: ``--resume false`` arrives as the text ``false``, which Python takes for true.
+
+    Args:
+        value: a bool, 0 or 1, or one of the texts true, false, yes, no, 1, 0 in any case.
+        name: the switch, for the message.
+
+    Raises:
+        UserError: any other value.
+    """
+    text = str(value).strip().lower()
+    if text not in ("true", "false", "yes", "no", "1", "0"):
+        raise UserError(f"{name}: got '{value}', expected true or false.")
+    return text in ("true", "yes", "1")
+
+
 def bundle_root(name: str) -> str:
     """Folder of a bundle, for configs that are run from anywhere.
 

@@ -19,9 +19,10 @@ from monai.engines import SupervisedTrainer, Workflow
 from monai.handlers import CheckpointLoader
 from torch import nn
 
-from common import __version__
+from common import __version__, flag
 from common.atomic import save_tensors, write_text
 from common.errors import UserError
+from common.weights import RECORD, load_weights
 
 LAST = "checkpoint_last.pt"
 logger = logging.getLogger("brain_bundles")
@@ -106,14 +107,16 @@ class Training:
     def __init__(self, network: nn.Module, stages: Sequence[Stage], ckpt_dir: str, seed: int, members: int, rank: int) -> None:
         self.network, self.stages, self.ckpt_dir = network, [s for s in stages if not s.skipped], Path(ckpt_dir)
         self.seed, self.members, self.rank = seed, members, rank
-        self.member = 0
+        self.member, self.fresh = 0, True
+        self.progress: dict[str, Any] = {}  # for the log: the member, and whether rows of an earlier training must go
         self.best: dict[str, float] = {}  # best validation metric per member; text keys, as JSON has them
         for index, stage in enumerate(self.stages):
             stage.trainer.add_event_handler(Events.EPOCH_STARTED, self._seed, index)
             stage.trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save, index)
 
     def _seed(self, engine: Any, index: int) -> None:
-        engine.state.member = self.member
+        self.progress["member"] = self.member
+        engine.state.progress = self.progress
         seed_epoch(engine, self.seed, self.rank, self.member, index, engine.state.epoch)
 
     def _save(self, engine: Any, index: int) -> None:
@@ -121,6 +124,9 @@ class Training:
         if self.rank:
             return
         validator = stage.validator
+        if self.fresh:
+            _set_aside(self.ckpt_dir)
+            self.fresh = False
         if validator is not None and validator.state.best_metric_epoch == engine.state.epoch:
             weights = self.network.state_dict()
             self.best[str(self.member)] = float(validator.state.best_metric)
@@ -166,6 +172,8 @@ class Training:
     def run(self, resume: bool, keep_weights: bool) -> None:
         """Train; ``keep_weights`` starts from the network as it is in place of a fresh draw."""
         start = self._resume() if resume else None
+        self.fresh = start is None
+        self.progress["fresh"] = self.fresh
         for self.member in range(self.member, self.members):
             if start is None:
                 self._begin_member(keep_weights)
@@ -178,40 +186,15 @@ class Training:
             start = None
 
 
-def _set_aside(ckpt_dir: str) -> None:
-    """Keep weights of an earlier training under another name; a new one must not mix with them or destroy them."""
-    for path in sorted(Path(ckpt_dir).glob("*.pt")):
-        if path.name in ("model.pt", LAST) or path.name.startswith("member_"):
-            previous = Path(ckpt_dir) / "previous"
-            previous.mkdir(exist_ok=True)
-            os.replace(path, previous / path.name)
-            logger.warning("%s is from an earlier training; moved to %s.", path.name, previous)
-
-
-def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Load a bare ``state_dict`` (``weights_only``) into a network.
-
-    Args:
-        network: e.g. ``Standardized``.
-        path: ``model.pt`` or a member's file.
-
-    Raises:
-        UserError: no such file, unreadable, or trained with another network.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"There are no weights at {path}: train first (train.json), or give the file.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as weights ({type(error).__name__}); expected a state_dict saved by torch.") from error
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        first = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
-        raise UserError(
-            f"{path} was trained with another network ({first}). Add the overlays it was trained with, "
-            f"such as quick.json, or the settings in weights.json beside it."
-        ) from error
+def _set_aside(ckpt_dir: Path) -> None:
+    """Move the weights of an earlier training to ``previous/``; a new one must not mix with them or destroy them."""
+    names = ["model.pt", LAST, RECORD, *(path.name for path in sorted(ckpt_dir.glob("member_*.pt")))]
+    found = [name for name in names if (ckpt_dir / name).is_file()]
+    for name in found:
+        (ckpt_dir / "previous").mkdir(exist_ok=True)
+        os.replace(ckpt_dir / name, ckpt_dir / "previous" / name)
+    if found:
+        logger.warning("%s are from an earlier training; moved to %s.", ", ".join(found), ckpt_dir / "previous")
 
 
 def train(
@@ -242,18 +225,17 @@ def train(
         settings: what a reader of the weights must know to build the network; goes into ``weights.json``.
         rank: process number of a distributed run; rank 0 writes.
     """
+    resume = flag(resume, "resume")
     loaded = [h.load_path for h in handlers if isinstance(h, CheckpointLoader)]
     if weights is not None:
         load_weights(network, weights)
     if loaded or weights is not None:
         logger.info("Weights given (%s): pre-training is skipped.", weights or loaded[0])
         stages = stages[-1:]
-    if not resume and rank == 0:
-        _set_aside(ckpt_dir)
     training = Training(network, stages, ckpt_dir, seed, members, rank)
     if not training.stages:
         raise UserError("max_epochs: every stage has 0 epochs; nothing to train.")
     training.run(resume, keep_weights=weights is not None)
     if rank == 0:
         record = {"version": __version__, "members": [f"member_{k}.pt" for k in range(members)], "best": training.best}
-        write_text(Path(ckpt_dir) / "weights.json", json.dumps({**record, **dict(settings or {})}, indent=2) + "\n")
+        write_text(Path(ckpt_dir) / RECORD, json.dumps({**record, **dict(settings or {})}, indent=2) + "\n")

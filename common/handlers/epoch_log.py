@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class EpochLog:
         self.output_dir, self.stage, self.validator, self.rank = Path(output_dir), stage, validator, rank
         self.logger = logging.getLogger("brain_bundles")
         self.total, self.count, self.start = 0.0, 0, 0.0
+        self.writers: dict[int, Any] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
@@ -45,29 +47,30 @@ class EpochLog:
 
     def _add(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        self.total += float(output["loss"])
+        self.total += float(output["loss"].detach())
         self.count += 1
 
     def _end(self, engine: Engine) -> None:
         if self.rank:
             return
-        row: dict[str, Any] = {"member": getattr(engine.state, "member", 0), "stage": self.stage, "epoch": engine.state.epoch}
-        row["loss"], row["metric"] = self.total / max(self.count, 1), ""
+        progress = getattr(engine.state, "progress", {})
+        row: dict[str, Any] = {"member": progress.get("member", 0), "stage": self.stage, "epoch": engine.state.epoch}
+        row["loss"], row["metric"] = self.total / max(self.count, 1), math.nan
         state: Any = self.validator.state if self.validator is not None else None
         if state is not None and state.epoch == engine.state.epoch and state.key_metric_name in state.metrics:
             row["metric"] = float(state.metrics[state.key_metric_name])
         row["seconds"] = round(time.perf_counter() - self.start, 2)
-        metric = "" if row["metric"] == "" else f", {state.key_metric_name} {row['metric']:.4f}"
+        metric = "" if math.isnan(row["metric"]) else f", {state.key_metric_name} {row['metric']:.4f}"
         line = f"member {row['member']} {self.stage} epoch {row['epoch']}/{engine.state.max_epochs}: loss {row['loss']:.4f}{metric}"
         self.logger.info("%s (%.1f s)", line, row["seconds"])
-        self._write_csv(row)
+        self._write_csv(row, fresh=progress.pop("fresh", False))
         self._write_tensorboard(row)
 
-    def _write_csv(self, row: dict[str, Any]) -> None:
+    def _write_csv(self, row: dict[str, Any], fresh: bool) -> None:
         path = self.output_dir / "training.csv"
-        rows = read_log(path)
-        place = (str(row["member"]), row["stage"], str(row["epoch"]))
-        rows = [r for r in rows if (r["member"], r["stage"], r["epoch"]) != place] + [{k: str(v) for k, v in row.items()}]
+        rows = [] if fresh else read_log(path)
+        place = [row[key] for key in ("member", "stage", "epoch")]
+        rows = [r for r in rows if [r[key] for key in ("member", "stage", "epoch")] != place] + [row]
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -79,15 +82,20 @@ class EpochLog:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(str(self.output_dir / "tensorboard" / f"member_{row['member']}")) as writer:
-            writer.add_scalar(f"{self.stage}/loss", row["loss"], row["epoch"])
-            if row["metric"] != "":
-                writer.add_scalar(f"{self.stage}/metric", row["metric"], row["epoch"])
+        member = row["member"]
+        if member not in self.writers:
+            self.writers[member] = SummaryWriter(str(self.output_dir / "tensorboard" / f"member_{member}_{self.stage}"))
+        writer = self.writers[member]
+        writer.add_scalar(f"{self.stage}/loss", row["loss"], row["epoch"])
+        if not math.isnan(row["metric"]):
+            writer.add_scalar(f"{self.stage}/metric", row["metric"], row["epoch"])
+        writer.flush()
 
 
-def read_log(path: str | Path) -> list[dict[str, str]]:
-    """Rows of ``training.csv``; empty when there is none yet."""
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of ``training.csv``: member, stage, epoch, loss, metric (nan where none was measured), seconds; empty without a file."""
     if not Path(path).is_file():
         return []
+    kinds = {"member": int, "stage": str, "epoch": int, "loss": float, "metric": float, "seconds": float}
     with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return [{key: kind(row[key]) for key, kind in kinds.items()} for row in csv.DictReader(file)]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from monai.transforms import Randomizable
 
+from common import flag
 from common.errors import UserError
 from common.networks.standardized import Standardized
 from common.transforms.roi_noise import RandRoiNoise
@@ -33,7 +34,8 @@ class DenoisingPretraining(Randomizable):
     def __init__(self, network: Standardized, noise: RandRoiNoise, target: str = "noise", brain_only: bool = True) -> None:
         if target not in TARGETS:
             raise UserError(f"target: got '{target}', expected one of {TARGETS}.")
-        self.network, self.noise, self.target, self.brain_only = network, noise, target, brain_only
+        self.network, self.noise, self.target = network, noise, target
+        self.brain_only = flag(brain_only, "brain_only")
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> DenoisingPretraining:
         """Seed the noise."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
+from torch import nn
+
+from common.weights import load_members
 
 
 def vote_share(probabilities: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
@@ -42,23 +45,26 @@ def majority(share: torch.Tensor) -> torch.Tensor:
 class MemberInferer(Inferer):
     """Run an inferer once per member of an ensemble and stack the results as channels.
 
+    The members' weights are read at the first call, so that a config can be parsed before there are any.
+
     Args:
         inferer: gives ``(B, 1, *spatial)`` probabilities for one network.
-        members: one ``state_dict`` per member; empty runs the given network as the only member.
+        ckpt_dir: folder of the members' weights; None runs the given network as the only member.
+        members: how many of them, see ``common.weights.member_files``.
     """
 
-    def __init__(self, inferer: Inferer, members: Sequence[Mapping[str, torch.Tensor]] = ()) -> None:
+    def __init__(self, inferer: Inferer, ckpt_dir: str | None = None, members: int | None = None) -> None:
         super().__init__()
-        self.inferer, self.members = inferer, list(members)
-        self.copies: list[torch.nn.Module] = []
+        self.inferer, self.ckpt_dir, self.members = inferer, ckpt_dir, members
+        self.copies: list[nn.Module] = []
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Probabilities ``(B, members, *spatial)`` of a batch ``(B, C, *spatial)``."""
-        if not self.members:
+        if self.ckpt_dir is None:
             return self.inferer(inputs, network, *args, **kwargs)
         if not self.copies:
-            assert isinstance(network, torch.nn.Module)
-            for state in self.members:
+            assert isinstance(network, nn.Module)
+            for state in load_members(network, self.ckpt_dir, self.members):
                 member = copy.deepcopy(network).eval()
                 member.load_state_dict(state)
                 self.copies.append(member)
@@ -73,6 +79,9 @@ class VoteLesiond(MapTransform):
         share_key: where the vote share goes, ``(1, X, Y, Z)`` float32.
         probability_key: where the mean probability goes, ``(1, X, Y, Z)`` float32.
         threshold: a member votes lesion at or above it.
+        brain_key: brain on the same grid; nothing outside is lesion.
+
+    Deviation: the released code does not mask its output; outside the brain the network sees a constant.
     """
 
     def __init__(
@@ -81,17 +90,18 @@ class VoteLesiond(MapTransform):
         share_key: str = "vote_share",
         probability_key: str = "probability",
         threshold: float = 0.5,
+        brain_key: str = "brain",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.share_key, self.probability_key, self.threshold = share_key, probability_key, threshold
+        self.share_key, self.probability_key, self.threshold, self.brain_key = share_key, probability_key, threshold, brain_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the case with mask, share and probability."""
         result = dict(data)
         for key in self.key_iterator(result):
-            members = result[key]
-            result[self.probability_key] = members.float().mean(dim=0, keepdim=True)
+            members = result[key].float() * torch.as_tensor(result[self.brain_key], device=result[key].device)
+            result[self.probability_key] = members.mean(dim=0, keepdim=True)
             result[self.share_key] = vote_share(members, self.threshold)
             result[key] = majority(result[self.share_key])
         return result

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from common import flag
 from common.networks.ternausnet import prediction_head
 
 
@@ -30,7 +31,7 @@ class DenoisingNetwork(nn.Module):
         self.encoder: nn.Module = body.encoder  # type: ignore[assignment]
         self.decoder: nn.Module = body.decoder  # type: ignore[assignment]
         self.head = prediction_head(int(self.decoder.out_channels), image_channels, hidden)  # type: ignore[arg-type]
-        self.freeze_encoder = freeze_encoder
+        self.freeze_encoder = flag(freeze_encoder, "freeze_encoder")
 
     def reset_parameters(self) -> None:
         """Draw the head anew; the body belongs to the segmentation network."""

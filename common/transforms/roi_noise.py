@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 from scipy.ndimage import distance_transform_edt
 
+from common import flag
 from common.errors import UserError
 
 
@@ -246,7 +247,8 @@ class SignedDistanced(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.distance_key, self.spacing_aware, self.slicewise = distance_key, spacing_aware, slicewise
+        self.distance_key, self.slicewise = distance_key, slicewise
+        self.spacing_aware = flag(spacing_aware, "spacing_aware")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the case with the distance added."""

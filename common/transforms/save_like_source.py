@@ -32,7 +32,7 @@ def result_suffix(source_path: str | os.PathLike[str]) -> str:
 
 
 def save_like_source(array: np.ndarray, source_path: str | os.PathLike[str], output_path: str | os.PathLike[str], dtype: Any) -> str:
-    """Write a volume with the geometry of a source file, equal to the last digit; the file appears whole or not at all.
+    """Write a volume with the geometry of a source file; the file appears whole or not at all.
 
     Args:
         array: volume ``(X, Y, Z)`` or ``(1, X, Y, Z)`` in the source's axis order, as MONAI holds it.
@@ -41,7 +41,8 @@ def save_like_source(array: np.ndarray, source_path: str | os.PathLike[str], out
         dtype: voxel type on disk; a float array is written as an integer type only if it holds integers.
 
     Returns:
-        The path that was written.
+        The path that was written. Read again, its geometry is bit-equal to the source's; in NRRD, which stores the product of direction
+        and spacing, ITK parts them with an error in the last bit.
 
     Raises:
         UserError: the source is missing or the array has another shape.
@@ -110,7 +111,9 @@ def _write_nifti(volume: np.ndarray, source: Path, output: Path) -> None:
     header.set_data_dtype(volume.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    header["descrip"] = header["aux_file"] = header["db_name"] = b""
+    for field in ("descrip", "aux_file", "db_name", "intent_name"):  # free text; NIfTI-2 has no db_name
+        if field in header.keys():  # noqa: SIM118 - a header iterates over keys but has no __contains__
+            header[field] = b""
     image = type(reference)(volume, None, header)
     nib.save(image, output)
 

@@ -158,10 +158,13 @@ def draw_healthy(rng: np.random.Generator, voxels: Voxels, style: ScanStyle) -> 
     """
     points = voxels.points
     true_points = points + SmoothField.draw(rng, 10.0, style.misregistration_mm, 3).at(points).T
-    factors = (1.0 + style.maturity * rng.standard_normal()) * (1.0 + style.spread * rng.standard_normal(5))
+    chance = np.clip(rng.standard_normal(6), -2.0, 2.0)  # no healthy brain shall be dark as a whole
+    factors = (1.0 + style.maturity * chance[0]) * (1.0 + style.spread * chance[1:])
     means = np.array([style.grey, style.deep, style.white, style.early, style.fluid]) * factors
-    volume = torch.tensordot(torch.from_numpy(means.astype(np.float32)), tissue_basis(), dims=1)[None]
-    adc = sample_slices(volume, true_points, voxels.slice_step, voxels.samples)[0]
+    volume = torch.zeros_like(tissue_basis()[0])
+    for mean, share in zip(means, tissue_basis(), strict=True):  # not a matrix product: its sums may depend on the number of threads
+        volume.add_(share, alpha=float(mean))
+    adc = sample_slices(volume[None], true_points, voxels.slice_step, voxels.samples)[0]
     return HealthyBrain(adc * (1.0 + SmoothField.draw(rng, 16.0, style.regional).at(points)[0]), true_points)
 
 

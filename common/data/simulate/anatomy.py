@@ -66,12 +66,6 @@ class Grid:
     origin_mm: NDArray[np.float64]
     direction: NDArray[np.float64]
 
-    def crop(self, start: tuple[int, ...], stop: tuple[int, ...]) -> Grid:
-        """Cut out the voxels ``start <= index < stop``; the voxels that stay do not move."""
-        origin = self.origin_mm + self.direction @ (np.asarray(start) * np.asarray(self.spacing_mm))
-        x, y, z = (int(b - a) for a, b in zip(start, stop, strict=True))
-        return Grid((x, y, z), self.spacing_mm, origin, self.direction)
-
     def points(self) -> NDArray[np.float64]:
         """Positions of all voxels in patient space, ``(X, Y, Z, 3)``, mm."""
         index = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float64) for n in self.shape), indexing="ij"), axis=-1)
@@ -137,10 +131,6 @@ class SmoothField:
         smooth = np.stack([gaussian_filter(n, length_mm / _NODE_MM, mode="wrap") for n in noise])
         smooth *= amplitude / np.sqrt(np.mean(smooth**2, axis=(1, 2, 3), keepdims=True))
         return SmoothField(torch.from_numpy(smooth.astype(np.float32)))
-
-    def plus(self, other: SmoothField) -> SmoothField:
-        """The sum of two independent fields, as one field that is sampled once."""
-        return SmoothField(self.lattice + other.lattice)
 
     def at(self, points: Array) -> Array:
         """Sample the field at template positions ``(..., 3)``, mm; returns ``(C, ...)``."""

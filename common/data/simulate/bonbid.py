@@ -19,7 +19,7 @@ from common.data.simulate.hie import LesionPlan, lesion_mask, lower_adc, plan_le
 from common.data.simulate.lookalikes import add_lookalikes
 from common.errors import UserError
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 """Raised whenever the same arguments would give other voxels."""
 ROOT = "BONBID2023_Train"
 _NAMES = {
@@ -64,7 +64,7 @@ STYLES: dict[str, CohortStyle] = {
             thickness_mm=(3.0, 7.0),
         ),
         (0.2, 0.42),
-        (_FIVES[0], _LAST_FIVES[0], _FIVES[1], _LAST_FIVES[0]),
+        (_FIVES[0], _FIVES[1], _LAST_FIVES[0], _LAST_FIVES[0]),
     ),
 }
 
@@ -94,8 +94,8 @@ def simulate_bonbid(
 
     Args:
         out_dir: folder to create; may exist when it is empty or holds this very cohort.
-        subjects: 1 to 499. In any ten consecutive ones, counted from the first: six with a lesion < 1 % of the brain, two with 1-5 %, one
-            with > 5 %, one with none. One in twenty has a second visit, where the lesion is fainter.
+        subjects: 1 to 499. Of each ten in turn, five or six have a lesion < 1 % of the brain, two or three 1-5 %, one > 5 %, one none
+            ("shift": half < 1 %, one in twenty none). One in twenty has a second visit, where the lesion is fainter.
         seed: >= 0.
         size: voxels in plane, 16 to 512; 64 gives about 2 mm, 128 and more give 0.8 to 1 mm.
         slices: fewest and most slices, both >= 1.
@@ -196,14 +196,14 @@ def draw_grid(rng: np.random.Generator, size: int, slices: tuple[int, int], thic
     from scipy.spatial.transform import Rotation
 
     count = int(rng.integers(slices[0], slices[1] + 1))
-    field_of_view, fine = rng.uniform(120.0, 130.0), rng.uniform(0.8, 1.0)
+    field_of_view, fine = rng.uniform(125.0, 133.0), rng.uniform(0.8, 1.0)
     step = round(max(field_of_view / size, fine), 4)
     thickness = round(float(np.clip(rng.uniform(62.0, 76.0) / count, *thickness_mm)), 3)
     tilt = Rotation.from_euler("xyz", rng.uniform([-12, -4, -5], [12, 4, 5]), degrees=True).as_matrix()
     spacing = (step, step, thickness)
     shape = (size, size, count)
     middle = (np.asarray(shape) - 1) / 2 * np.asarray(spacing)
-    return Grid(shape, spacing, rng.uniform(-3.0, 3.0, 3) - tilt @ middle, tilt)
+    return Grid(shape, spacing, rng.uniform(-2.0, 2.0, 3) - tilt @ middle, tilt)
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,0 +1,158 @@
+"""Measure a network on labelled cases: a row per case, a summary, figures and one report page."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.engines import Evaluator
+from monai.utils import ensure_tuple
+
+from common.atomic import write_text
+from common.charts import load_figure, reliability_figure
+from common.data.dataset import is_simulated
+from common.figures import overlay_figure
+from common.handlers.epoch_log import read_log
+from common.inference import CaseRows, run_case, run_cases
+from common.metrics.calibration import pool_reliability, reliability_table
+from common.metrics.case_metrics import measure_case, summarise
+from common.report import pick_cases, write_report
+from common.run_record import running_config
+from common.transforms.load_case import LoadCased
+
+logger = logging.getLogger("brain_bundles")
+
+COLUMNS = ("dice", "masd_mm", "nsd_2mm", "hd95_mm", "detection_f1", "volume_error_ml", "ece")
+"""Metrics that are printed and stand in the report's first table; metrics.csv holds all."""
+
+
+def volume(tensor: torch.Tensor) -> np.ndarray:
+    """The array ``(X, Y, Z)`` of a channel-first volume ``(1, X, Y, Z)``."""
+    return np.asarray(tensor[0].detach().cpu())
+
+
+class CaseMeasure:
+    """From a case and its prediction to one row of metrics, on the grid of the truth; keeps the reliability tables."""
+
+    def __init__(self) -> None:
+        self.tables: list[Any] = []
+
+    def __call__(self, item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+        """Row of :func:`common.metrics.case_metrics.measure_case`, probability taken as mean over the members."""
+        truth, brain = volume(item["label"]) > 0, volume(item["brain"]) > 0
+        probability = volume(result["probability"]).clip(0, 1)
+        spacing = [float(s) for s in item["label"].pixdim[:3]]
+        self.tables.append(reliability_table(probability, truth, brain))
+        return measure_case(truth, volume(result["pred"]), brain, spacing, probability)
+
+
+def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows (metric, mean, sd, low, high, n, left_out) of a summary: the printed metrics, then Dice by lesion load."""
+    rows = [{"metric": name, **summary["metrics"][name]} for name in COLUMNS if name in summary["metrics"]]
+    return rows + [{"metric": f"dice, lesion load {stratum}", **values} for stratum, values in summary["dice_by_stratum"].items()]
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Summary rows as aligned text."""
+    lines = [f"{'metric':<28}{'mean':>9}{'sd':>9}{'95 % interval':>20}{'n':>5}"]
+    for row in rows:
+        interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if row["n"] else "-"
+        mean, sd = (f"{row['mean']:.3f}", f"{row['sd']:.3f}") if row["n"] else ("-", "-")
+        lines.append(f"{row['metric']:<28}{mean:>9}{sd:>9}{interval:>20}{row['n']:>5}")
+    return "\n".join(lines)
+
+
+def made_by_simulation(cases: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether any case comes from a simulated cohort (``SIMULATED.txt`` near its image)."""
+    files = [Path(ensure_tuple(case["image"])[0]) for case in cases]
+    return any(is_simulated(folder) for folder in {f.parent for f in files} | {f.parent.parent for f in files})
+
+
+def draw_case(evaluator: Evaluator, index: int, inputs: Sequence[str], title: str) -> bytes:
+    """Picture of a case on its own grid: inputs, truth, prediction, mean probability and vote share.
+
+    Args:
+        evaluator: as for :func:`evaluate`.
+        index: place in the data set.
+        inputs: names of the image channels.
+        title: above the picture.
+
+    Returns:
+        PNG.
+    """
+    loader: Any = evaluator.data_loader
+    raw = LoadCased(keys=("image", "label"), channels=len(inputs))(dict(loader.dataset.data[index]))
+    item, result = run_case(evaluator, index)
+    images = {name.upper(): np.asarray(raw["image"][c]) for c, name in enumerate(inputs)}
+    masks = {"truth": volume(item["label"])} if "label" in item else {}
+    masks["prediction"] = volume(result["pred"])
+    maps = {"probability": volume(result["probability"]).clip(0, 1), "vote share": volume(result["vote_share"])}
+    spacing = [float(s) for s in raw["image"].pixdim[:3]]
+    return overlay_figure(images, masks, maps, spacing, title, axes="".join(nibabel.aff2axcodes(raw["image"].affine.numpy())))
+
+
+def evaluate(
+    evaluator: Evaluator,
+    output_dir: str,
+    title: str,
+    inputs: Sequence[str],
+    data_note: str = "",
+    notes: Sequence[str] = (),
+    training_log: str | None = None,
+) -> list[dict[str, Any]]:
+    """Measure every case of an evaluator; writes ``metrics.csv``, ``summary.json`` and ``report.html``, prints the summary.
+
+    Args:
+        evaluator: postprocessing leaves ``pred``, ``probability`` and ``vote_share`` on the grid of ``label``.
+        output_dir: folder of results.
+        title: of the report.
+        inputs: names of the image channels, for the pictures.
+        data_note: what data it was.
+        notes: what was not verified.
+        training_log: ``training.csv`` for the loss curves.
+
+    Returns:
+        Rows of the summary, see :func:`summary_rows`.
+    """
+    loader: Any = evaluator.data_loader
+    simulated = made_by_simulation(loader.dataset.data)
+    measure = CaseMeasure()
+    rows = CaseRows(measure, str(Path(output_dir) / "metrics.csv"))
+    handle = evaluator.add_event_handler(Events.ITERATION_COMPLETED, rows.add)
+    run_cases(evaluator)
+    handle.remove()
+    summary = summarise(rows.rows)
+    write_text(Path(output_dir) / "summary.json", json.dumps({"title": title, "simulated": simulated, **summary}, indent=2) + "\n")
+    table = summary_rows(summary)
+    ids = [str(row["id"]) for row in rows.rows]
+    chosen = {role: ids.index(case) for role, case in pick_cases(rows.rows).items()}
+    captions = {role: f"{role}: {ids[i]}, Dice {rows.rows[i]['dice']:.3f}" for role, i in chosen.items()}
+    figures = [{"caption": captions[role], "png": draw_case(evaluator, i, inputs, captions[role])} for role, i in chosen.items()]
+    load, dice = ([float(row[key]) for row in rows.rows] for key in ("lesion_load", "dice"))
+    figures.append({"caption": "Dice against lesion load", "png": load_figure(load, dice)})
+    bins = pool_reliability(measure.tables)
+    bin_rows = [dict(zip(bins, values, strict=True)) for values in zip(*bins.values(), strict=True)]
+    figures.append({"caption": "Reliability of the mean probability", "png": reliability_figure(bin_rows)})
+    path = write_report(
+        output_dir,
+        title,
+        simulated=simulated,
+        data_note=f"{len(ids)} cases. {data_note}",
+        summary=table,
+        rows=rows.rows,
+        curves=read_log(training_log) if training_log else [],
+        figures=figures,
+        notes=list(notes),
+        config=running_config(),
+    )
+    banner = "SIMULATED DATA, not patients. " if simulated else ""
+    logger.info("%s%s, %d cases (%d in the data set):\n%s", banner, title, len(ids), len(loader.dataset), as_table(table))
+    logger.info("Report: %s", path.resolve())
+    return table

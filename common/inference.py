@@ -1,0 +1,141 @@
+"""Run a network over cases: weights of an ensemble, one case after the other, a table of what was found."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.engines import Evaluator
+from torch.utils.data import Subset
+from tqdm import tqdm
+
+from common import user_error_in
+from common.atomic import write_text
+from common.errors import UserError
+from common.metrics.detection import count_components
+
+logger = logging.getLogger("brain_bundles")
+
+
+class CaseRows:
+    """Handler of an evaluator: one row per case, written to a CSV file after each case.
+
+    Args:
+        describe: from (batch item, output item) to a flat row, behind the case's ``id``; None describes the lesion.
+        output_file: CSV file; None keeps the rows in memory only.
+    """
+
+    def __init__(
+        self,
+        describe: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None,
+        output_file: str | None = None,
+    ) -> None:
+        self.describe, self.output_file = describe or describe_lesion, output_file
+        self.rows: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+
+    def add(self, engine: Engine) -> None:
+        """Describe the cases of the batch that was just done."""
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        for item, result in zip(batch, output, strict=True):
+            self.rows.append({"id": case_id(item), **self.describe(item, result)})
+        if self.output_file is not None:
+            write_rows(self.output_file, self.rows)
+
+
+def case_id(item: Mapping[str, Any]) -> str:
+    """Name of a case: its ``id``, or the file name of its image."""
+    if "id" in item:
+        return str(item["id"])
+    name = Path(str(item["image"].meta["filename_or_obj"])).name
+    return name.split(".")[0]
+
+
+def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, atomically; columns in order of appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_text(path, text.getvalue())
+
+
+def describe_lesion(item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """Volume in ml, number of connected components (26-neighbourhood) and share of the brain of a predicted lesion.
+
+    Args:
+        item: holds ``brain`` and the geometry, ``(1, X, Y, Z)``.
+        result: holds ``pred``, the lesion mask, ``(1, X, Y, Z)``.
+    """
+    mask, brain = np.asarray(result["pred"][0].cpu()) > 0, np.asarray(item["brain"][0].cpu()) > 0
+    millilitre = float(np.prod(np.asarray(item["brain"].pixdim[:3]))) / 1000
+    share = 100 * mask.sum() / max(brain.sum(), 1)
+    return {"lesion_ml": float(mask.sum() * millilitre), "components": count_components(mask), "percent_of_brain": float(share)}
+
+
+def run_case(evaluator: Evaluator, index: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Run one case of an evaluator's data set.
+
+    Args:
+        evaluator: its ``data_loader.dataset`` holds the cases; it is left as it was.
+        index: place in the data set.
+
+    Returns:
+        The preprocessed case and the postprocessed output.
+    """
+    loader: Any = evaluator.data_loader
+    length = evaluator.state.epoch_length
+    evaluator.data_loader = DataLoader(Subset(loader.dataset, [index]), batch_size=1, num_workers=0)
+    evaluator.state.epoch_length = 1  # else ignite would start the one case again and again
+    try:
+        evaluator.run()
+    finally:
+        evaluator.data_loader, evaluator.state.epoch_length = loader, length
+    batch: Any = evaluator.state.batch
+    output: Any = evaluator.state.output
+    return batch[0], output[0]
+
+
+def run_cases(evaluator: Evaluator, progress: bool = True) -> list[str]:
+    """Run an evaluator case by case, so that a bad file does not stop the others.
+
+    Args:
+        evaluator: its ``data_loader.dataset`` holds the cases.
+        progress: show a bar.
+
+    Returns:
+        Ids of the cases that were done.
+
+    Raises:
+        UserError: some cases failed; raised after the others are done and names each with its reason.
+    """
+    loader: Any = evaluator.data_loader
+    dataset, failures, done = loader.dataset, dict[str, str](), list[str]()
+    for index in tqdm(range(len(dataset)), desc="Cases", disable=not progress):
+        case = dataset.data[index]
+        name = str(case.get("id", index))
+        try:
+            run_case(evaluator, index)
+            done.append(name)
+        except Exception as error:
+            mistake = user_error_in(error)
+            if mistake is None:
+                raise
+            logger.error("%s failed: %s", name, mistake)
+            failures[name] = str(mistake)
+    if failures:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
+        raise UserError(f"{len(failures)} of {len(dataset)} cases failed, the others are done:\n{reasons}")
+    return done

@@ -1,0 +1,82 @@
+"""Weight files: ``model.pt``, the members of an ensemble, and the record beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.errors import UserError
+
+RECORD = "weights.json"
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Load a bare ``state_dict`` (``weights_only``) into a network.
+
+    Args:
+        network: e.g. ``Standardized``.
+        path: ``model.pt`` or a member's file.
+
+    Raises:
+        UserError: no such file, unreadable, or trained with another network.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"There are no weights at {path}: train first (train.json), or give their folder (--ckpt_dir).")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as weights ({type(error).__name__}); expected a state_dict saved by torch.") from error
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        lines = str(error).splitlines()
+        settings = read_record(Path(path).parent).get("settings")
+        cure = f"They were trained with {settings}: give these values" if settings else "Add the overlays they were trained with"
+        raise UserError(f"{path} was trained with another network ({lines[min(1, len(lines) - 1)].strip()}). {cure}.") from error
+
+
+def read_record(ckpt_dir: str | Path) -> dict[str, Any]:
+    """What the training wrote about its weights (``weights.json``); empty when there is none."""
+    path = Path(ckpt_dir) / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def member_files(ckpt_dir: str | Path, members: int | None = None) -> list[Path]:
+    """Weight files of an ensemble.
+
+    Args:
+        ckpt_dir: folder with ``model.pt`` and, after training several members, ``weights.json`` that lists them.
+        members: how many to use; None uses all, 1 uses ``model.pt`` (the best by validation).
+
+    Raises:
+        UserError: more members asked for than were trained.
+    """
+    names = read_record(ckpt_dir).get("members", ["model.pt"])
+    if members is not None and not 1 <= members <= len(names):
+        raise UserError(f"vote_members: got {members}, but {ckpt_dir} holds {len(names)}; train more (--members) or ask for fewer.")
+    return [Path(ckpt_dir) / "model.pt"] if members == 1 or len(names) == 1 else [Path(ckpt_dir) / name for name in names[:members]]
+
+
+def load_members(network: nn.Module, ckpt_dir: str | Path, members: int | None = None) -> list[dict[str, torch.Tensor]]:
+    """Read and check the weights of every member; the network keeps those of the first.
+
+    Args:
+        network: the network of the config; one without parameters (a rule) needs no file.
+        ckpt_dir: folder of weights.
+        members: see :func:`member_files`.
+
+    Returns:
+        One ``state_dict`` per member, on the network's device.
+    """
+    if not any(True for _ in network.parameters()):
+        return [{}]
+    states = []
+    for path in reversed(member_files(ckpt_dir, members)):
+        load_weights(network, path)
+        states.append({key: value.detach().clone() for key, value in network.state_dict().items()})
+    return states[::-1]
