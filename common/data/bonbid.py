@@ -46,7 +46,7 @@ def find_training_root(dataset_dir: str | os.PathLike[str]) -> Path | None:
         UserError: several such folders, so that one would be taken by chance.
     """
     folder = Path(dataset_dir)
-    roots = [root for root in _with_children(folder) if any((root / FOLDERS[key]).is_dir() for key in ("adc", "zadc"))]
+    roots = [root for root in _with_children(folder) if any(os.path.isdir(root / FOLDERS[key]) for key in ("adc", "zadc"))]
     if folder in roots:
         return folder
     if len(roots) > 1:

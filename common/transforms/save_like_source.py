@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def _write_nifti(volume: np.ndarray, source: Path, output: Path) -> None:
     header.set_data_shape(volume.shape)
     header.set_data_dtype(volume.dtype)
     header.set_slope_inter(1, 0)
+    header.set_intent("none")
     header["cal_min"] = header["cal_max"] = 0
     for field in ("descrip", "aux_file", "db_name", "intent_name"):  # free text; NIfTI-2 has no db_name
         if field in header.keys():  # noqa: SIM118 - a header iterates over keys but has no __contains__
@@ -165,7 +167,8 @@ class SaveLikeSourced(SaveImaged):
         source = meta.get("filename_or_obj")
         if not source:
             raise UserError(f"{self.source_key}: its meta names no source file (filename_or_obj); keep the MetaTensor that LoadCased made.")
-        name = str(case.get("id", volume_stem(source)))
+        # an id from a datalist may hold signs that no file name may
+        name = re.sub(r'[\\/:*?"<>|]', "-", str(case.get("id", volume_stem(source))))
         for key, postfix, dtype in self.key_iterator(case, self.postfixes, self.dtypes):
             path = self.output_dir / f"{name}_{postfix}{result_suffix(source)}"
             case[f"{key}_path"] = save_like_source(_as_array(case[key]), source, path, dtype)
