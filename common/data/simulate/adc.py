@@ -54,7 +54,7 @@ class ScanStyle:
     gain: float = 0.012
     noise: float = 60.0
     misregistration_mm: float = 1.8
-    ghost: float = 0.25
+    ghost: float = 0.3
     thickness_mm: tuple[float, float] = (2.0, 6.0)
 
 

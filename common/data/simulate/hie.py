@@ -54,7 +54,7 @@ _LARGE: tuple[tuple[str, ...], ...] = (
     ("territory",),
 )
 PATTERNS = {"small": _SMALL, "medium": _MEDIUM, "large": _LARGE}
-LOADS = {"small": (0.0013, 0.0092), "medium": (0.0115, 0.045), "large": (0.06, 0.17)}
+LOADS = {"small": (0.0012, 0.008), "medium": (0.0115, 0.045), "large": (0.06, 0.17)}
 """Share of the brain that the lesion of a stratum fills: smallest and largest."""
 
 
