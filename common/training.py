@@ -174,7 +174,8 @@ class Training:
         start = self._resume() if resume else None
         self.fresh = start is None
         self.progress["fresh"] = self.fresh
-        for self.member in range(self.member, self.members):
+        for member in range(self.member, self.members):
+            self.member = member
             if start is None:
                 self._begin_member(keep_weights)
             for index, stage in enumerate(self.stages[start or 0 :], start or 0):

@@ -147,15 +147,19 @@ class TernausNet(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all weights anew from torch's generator; the encoder as torchvision's VGG, or from ``encoder_weights``."""
-        for module in [*self.decoder.modules(), *self.head.modules()]:
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                module.reset_parameters()
+        self.reset_decoder()
         for layer in self.encoder.convolutions():
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         if self.encoder_weights:
             load_imagenet_weights(self.encoder, self.encoder_weights)
+
+    def reset_decoder(self) -> None:
+        """Draw decoder and head anew, the encoder stays."""
+        for module in [*self.decoder.modules(), *self.head.modules()]:
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                module.reset_parameters()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of normalised slices."""

@@ -56,9 +56,7 @@ class RandCarveMix(Randomizable):
         side, position = torch.from_numpy(self.R.random((2, count)).astype(np.float32))
         return sources, side, position
 
-    def __call__(
-        self, image: torch.Tensor, label: torch.Tensor, distance: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, image: torch.Tensor, label: torch.Tensor, distance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mix a batch.
 
         Args:
