@@ -30,8 +30,9 @@ logger = logging.getLogger("brain_bundles")
 
 def reset_weights(network: nn.Module) -> None:
     """Draw all weights of a network anew from torch's generator; buffers such as normalisation constants stay."""
-    if hasattr(network, "reset_parameters"):
-        network.reset_parameters()
+    reset: Any = getattr(network, "reset_parameters", None)
+    if reset is not None:
+        reset()
         return
     for child in network.children():
         reset_weights(child)

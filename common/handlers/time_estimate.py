@@ -44,7 +44,8 @@ class TimeEstimate:
             return
         step = (time.perf_counter() - self.start) / self.batches
         left = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1) - engine.state.iteration
-        text = f"{step:.2f} s per batch on {engine.state.device}: this stage will take about {readable_duration(step * left)}"
+        device = getattr(engine.state, "device", "cpu")
+        text = f"{step:.2f} s per batch on {device}: this stage will take about {readable_duration(step * left)}"
         long = step * left > 3600 * self.long_hours
         advice = f" {self.advice}" if long else ""
         logging.getLogger("brain_bundles").log(logging.WARNING if long else logging.INFO, "%s without validation.%s", text, advice)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from common.errors import UserError
 from common.networks.standardized import Standardized
@@ -31,7 +32,7 @@ def released_names(network: TernausNet) -> dict[str, str]:
     names: dict[str, str] = {}
     torchvision_index = 0
     for s, stage in enumerate(network.encoder.stages):
-        for c in range(len(list(stage)) // 2):  # type: ignore[arg-type]
+        for c in range(sum(isinstance(layer, nn.Conv2d) for layer in stage.modules())):
             names[f"encoder.encoder.{torchvision_index}"] = f"encoder.stages.{s}.{2 * c}"
             torchvision_index += 2
         torchvision_index += 1  # the pooling layer

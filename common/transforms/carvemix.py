@@ -45,7 +45,9 @@ class RandCarveMix(Randomizable):
             raise UserError(f"prob: got {prob}, expected a probability in [0, 1].")
         self.prob = prob
 
-    def randomize(self, has_lesion: np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    def randomize(  # type: ignore[override]
+        self, has_lesion: np.ndarray
+    ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
         """Draw a source index per sample (its own index: leave it), and side and position of the threshold."""
         count = len(has_lesion)
         sources = np.arange(count)

@@ -171,7 +171,7 @@ class RandRoiNoise(Randomizable):
         self.gamma, self.sigma_roi, self.sigma_rest = gamma, sigma_roi, sigma_rest
         self.generators: dict[torch.device, torch.Generator] = {}
 
-    def randomize(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def randomize(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # type: ignore[override]
         """Draw side and position of the threshold, ``(B,)`` each, and the noise, shape of ``image``."""
         # one number from self.R seeds a generator on the image's device: replayable, and no copy from the CPU
         generator = self.generators.setdefault(image.device, torch.Generator(image.device))
