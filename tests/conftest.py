@@ -1,0 +1,78 @@
+"""What all tests share: strict configs, and one bundle trained once by the user's own command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"  # a key written twice is an error; monai reads this at every load
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "bundles" / "ladp" / "configs"
+
+
+@dataclass(frozen=True)
+class TrainedBundle:
+    """A bundle trained at smoke size by a subprocess, and where everything lies."""
+
+    root: Path
+    output: str
+
+    @property
+    def ckpt_dir(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def output_dir(self) -> Path:
+        return self.root / "eval"
+
+    @property
+    def dataset_dir(self) -> Path:
+        (cohort,) = (self.root / "data" / "simulated").glob("*/BONBID2023_Train")
+        return cohort
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The folders, as overrides of any of the bundle's configs."""
+        named = {"bundle_root": self.root, "ckpt_dir": self.ckpt_dir, "output_dir": self.output_dir, "dataset_dir": self.dataset_dir}
+        return {key: str(path) for key, path in named.items()}
+
+
+def run_monai_bundle(*arguments: str, cwd: Path = ROOT, pythonpath: Path | None = None, timeout: int = 180) -> subprocess.CompletedProcess[str]:
+    """``python -m monai.bundle run`` as a user types it; stdout and stderr come back in ``stdout``."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "BRAIN_BUNDLES_DATA")}
+    environment |= {"PYTHONPATH": str(pythonpath)} if pythonpath else {}
+    command = [sys.executable, "-m", "monai.bundle", "run", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def monai_bundle() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Function that runs ``python -m monai.bundle run`` in a subprocess."""
+    return run_monai_bundle
+
+
+@pytest.fixture(scope="session")
+def trained_ladp(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
+    """LADP at smoke size on its simulated cohort, by the user's command from the repository root; no test may change it."""
+    root = tmp_path_factory.mktemp("ladp")
+    configs = "['bundles/ladp/configs/train.json','bundles/ladp/configs/smoke.json']"
+    done = run_monai_bundle("--config_file", configs, "--bundle_root", str(root), "--device", "cpu")
+    assert done.returncode == 0, done.stdout[-4000:]
+    return TrainedBundle(root, done.stdout)
+
+
+@pytest.fixture(autouse=True)
+def _own_excepthook() -> Iterator[None]:
+    """``common.require`` installs an excepthook for command lines; tests get theirs back."""
+    before = sys.excepthook
+    yield
+    sys.excepthook = before
