@@ -120,27 +120,21 @@ def _assign(tokens: dict[str, str], files: Sequence[Path]) -> dict[str, list[Pat
 
 
 def read_volume(path: str | Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Read a volume and its grid.
+    """Read a volume and its grid, as `common.transforms.load_case.read_volume` does, but without a channel axis in front.
 
     Args:
         path: file of a family in ``common.data.cases.VOLUME_SUFFIXES``.
 
     Returns:
-        Voxels ``(X, Y, Z)`` in the stored type, and the affine ``(4, 4)`` from voxel indices to mm (RAS).
+        Voxels ``(X, Y, Z)``, or ``(X, Y, Z, C)`` of a 4D file, float32, and the affine ``(4, 4)`` from voxel indices to mm (RAS).
 
     Raises:
         UserError: missing or unreadable (truncated) file.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file.")
-    from monai.transforms import LoadImage
+    from common.transforms import load_case
 
-    try:
-        image = LoadImage(image_only=True, dtype=None)(str(path))
-        return np.asarray(image.numpy()), np.asarray(image.affine.numpy(), dtype=np.float64)
-    except Exception as error:  # each reader library has its own exceptions
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: cannot be read as a volume ({reason}). The file may be truncated: copy or export it again.") from error
+    channels, affine = load_case.read_volume(path)
+    return channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1), affine
 
 
 def check_same_grid(
@@ -154,12 +148,16 @@ def check_same_grid(
     Raises:
         UserError: the grids differ; names both files and both grids.
     """
-    same = truth[0].shape == other[0].shape and np.allclose(truth[1], other[1], rtol=0, atol=1e-3)
-    if not same:
+    from common.transforms import load_case
+
+    grids = [(str(path), voxels.shape, affine) for path, (voxels, affine) in ((truth_path, truth), (other_path, other))]
+    try:
+        load_case.check_same_grid(grids[0], grids[1], tolerance_mm=1e-3)
+    except UserError as error:  # the cure is another one than for the files of a case
         raise UserError(
             f"{other_path} is not on the grid of {truth_path}: got {_grid(*other)}, expected {_grid(*truth)}. "
             "Resample it to the grid of the truth (masks by nearest neighbour) and score again."
-        )
+        ) from error
 
 
 def spacing_mm_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:

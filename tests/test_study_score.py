@@ -178,7 +178,11 @@ def test_a_truth_without_labels_and_doubled_labels_are_refused(folders, monkeypa
 def test_an_unreadable_or_absent_volume_is_named(tmp_path):
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(b"not a volume")
-    with pytest.raises(UserError, match=r"broken.nii.gz: cannot be read as a volume .*truncated"):
+    with pytest.raises(UserError, match=r"broken.nii.gz: cannot be read .*truncated"):
+        read_volume(broken)
+    save(broken, np.random.default_rng(0).integers(0, 2, (40, 40, 20)))
+    broken.write_bytes(broken.read_bytes()[:1000])  # ITK would read it without complaint
+    with pytest.raises(UserError, match=r"broken.nii.gz: cannot be read .*truncated"):
         read_volume(broken)
     with pytest.raises(UserError, match=r"gone.nii: no such file"):
         read_volume(tmp_path / "gone.nii")
