@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
-import torch
 from ignite.engine import Events
 from monai.engines import Evaluator
 from monai.utils import ensure_tuple
@@ -18,7 +15,7 @@ from monai.utils import ensure_tuple
 from common.atomic import write_text
 from common.charts import load_figure, reliability_figure
 from common.data.dataset import is_simulated
-from common.figures import overlay_figure
+from common.handlers.case_pictures import case_picture, volume
 from common.handlers.epoch_log import read_log
 from common.inference import CaseRows, run_case, run_cases
 from common.metrics.calibration import pool_reliability, reliability_table
@@ -31,11 +28,6 @@ logger = logging.getLogger("brain_bundles")
 
 COLUMNS = ("dice", "masd_mm", "nsd_2mm", "hd95_mm", "detection_f1", "volume_error_ml", "ece")
 """Metrics that are printed and stand in the report's first table; metrics.csv holds all."""
-
-
-def volume(tensor: torch.Tensor) -> np.ndarray:
-    """The array ``(X, Y, Z)`` of a channel-first volume ``(1, X, Y, Z)``."""
-    return np.asarray(tensor[0].detach().cpu())
 
 
 class CaseMeasure:
@@ -88,14 +80,9 @@ def draw_case(evaluator: Evaluator, index: int, inputs: Sequence[str], title: st
         PNG.
     """
     loader: Any = evaluator.data_loader
-    raw = LoadCased(keys=("image", "label"), channels=len(inputs))(dict(loader.dataset.data[index]))
-    item, result = run_case(evaluator, index)
-    images = {name.upper(): np.asarray(raw["image"][c]) for c, name in enumerate(inputs)}
-    masks = {"truth": volume(item["label"])} if "label" in item else {}
-    masks["prediction"] = volume(result["pred"])
-    maps = {"probability": volume(result["probability"]).clip(0, 1), "vote share": volume(result["vote_share"])}
-    spacing = [float(s) for s in raw["image"].pixdim[:3]]
-    return overlay_figure(images, masks, maps, spacing, title, axes="".join(nibabel.aff2axcodes(raw["image"].affine.numpy())))
+    case = LoadCased(keys=("image", "label"), channels=len(inputs))(dict(loader.dataset.data[index]))
+    _, result = run_case(evaluator, index)
+    return case_picture(case, result, inputs, title)
 
 
 def evaluate(

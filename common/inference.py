@@ -97,10 +97,14 @@ def run_case(evaluator: Evaluator, index: int) -> tuple[Mapping[str, Any], Mappi
     """
     loader: Any = evaluator.data_loader
     length = evaluator.state.epoch_length
+    evaluator.interrupt_resume_enabled = False  # else ignite silently drops the run after one that failed
     evaluator.data_loader = DataLoader(Subset(loader.dataset, [index]), batch_size=1, num_workers=0)
     evaluator.state.epoch_length = 1  # else ignite would start the one case again and again
     try:
         evaluator.run()
+    except Exception:
+        evaluator._internal_run_generator = None  # ignite would end the next run at once, with the output of this one
+        raise
     finally:
         evaluator.data_loader, evaluator.state.epoch_length = loader, length
     batch: Any = evaluator.state.batch
@@ -123,6 +127,7 @@ def run_cases(evaluator: Evaluator, progress: bool = True) -> list[str]:
     """
     loader: Any = evaluator.data_loader
     dataset, failures, done = loader.dataset, dict[str, str](), list[str]()
+    evaluator.logger.setLevel(logging.CRITICAL)  # ignite would report each failure twice, without the file
     for index in tqdm(range(len(dataset)), desc="Cases", disable=not progress):
         case = dataset.data[index]
         name = str(case.get("id", index))

@@ -41,8 +41,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 
 def read_record(ckpt_dir: str | Path) -> dict[str, Any]:
-    """What the training wrote about its weights (``weights.json``); empty when there is none."""
-    path = Path(ckpt_dir) / RECORD
+    """What the training wrote about its weights (``weights.json`` in the folder, or beside the file); empty when there is none."""
+    path = (Path(ckpt_dir).parent if Path(ckpt_dir).is_file() else Path(ckpt_dir)) / RECORD
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -50,12 +50,14 @@ def member_files(ckpt_dir: str | Path, members: int | None = None) -> list[Path]
     """Weight files of an ensemble.
 
     Args:
-        ckpt_dir: folder with ``model.pt`` and, after training several members, ``weights.json`` that lists them.
+        ckpt_dir: folder with ``model.pt`` and, after training several members, ``weights.json`` that lists them; or one file.
         members: how many to use; None uses all, 1 uses ``model.pt`` (the best by validation).
 
     Raises:
         UserError: more members asked for than were trained.
     """
+    if Path(ckpt_dir).is_file():
+        return [Path(ckpt_dir)]
     names = read_record(ckpt_dir).get("members", ["model.pt"])
     if members is not None and not 1 <= members <= len(names):
         raise UserError(f"vote_members: got {members}, but {ckpt_dir} holds {len(names)}; train more (--members) or ask for fewer.")
