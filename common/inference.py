@@ -97,7 +97,6 @@ def run_case(evaluator: Evaluator, index: int) -> tuple[Mapping[str, Any], Mappi
     """
     loader: Any = evaluator.data_loader
     length = evaluator.state.epoch_length
-    evaluator.interrupt_resume_enabled = False  # else ignite silently drops the run after one that failed
     evaluator.data_loader = DataLoader(Subset(loader.dataset, [index]), batch_size=1, num_workers=0)
     evaluator.state.epoch_length = 1  # else ignite would start the one case again and again
     try:
