@@ -44,7 +44,9 @@ class TrainedBundle:
         return {key: str(path) for key, path in named.items()}
 
 
-def run_monai_bundle(*arguments: str, cwd: Path = ROOT, pythonpath: Path | None = None, timeout: int = 180) -> subprocess.CompletedProcess[str]:
+def run_monai_bundle(
+    *arguments: str, cwd: Path = ROOT, pythonpath: Path | None = None, timeout: int = 180
+) -> subprocess.CompletedProcess[str]:
     """``python -m monai.bundle run`` as a user types it; stdout and stderr come back in ``stdout``."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "BRAIN_BUNDLES_DATA")}
     environment |= {"PYTHONPATH": str(pythonpath)} if pythonpath else {}
