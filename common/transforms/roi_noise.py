@@ -121,7 +121,8 @@ def noise_field(noise: torch.Tensor, roi: torch.Tensor, sigma_roi: float, sigma_
 
     Source: LADP, Eq. 4 (sigma read as standard deviation, as there; Eq. 1 prints a square root of it).
     """
-    return torch.where(roi, noise * sigma_roi, noise * sigma_rest)
+    # the strengths have one channel, the noise has many: one pass over the noise, not three
+    return noise * torch.full_like(roi, sigma_rest, dtype=noise.dtype).masked_fill_(roi, sigma_roi)
 
 
 def diffuse(image: torch.Tensor, noise: torch.Tensor, gamma: float | None) -> torch.Tensor:
@@ -142,7 +143,7 @@ def diffuse(image: torch.Tensor, noise: torch.Tensor, gamma: float | None) -> to
         return image + noise
     if not 0 < gamma <= 1:
         raise UserError(f"gamma: got {gamma}, expected a number in (0, 1], or null for additive noise.")
-    return gamma**0.5 * image + (1 - gamma) ** 0.5 * noise
+    return (gamma**0.5 * image).add_(noise, alpha=(1 - gamma) ** 0.5)
 
 
 class Noised(NamedTuple):
