@@ -44,9 +44,10 @@ class TrainedBundle:
         return {key: str(path) for key, path in named.items()}
 
 
-def run_monai_bundle(
-    *arguments: str, cwd: Path = ROOT, pythonpath: Path | None = None, timeout: int = 180
-) -> subprocess.CompletedProcess[str]:
+Finished = subprocess.CompletedProcess[str]
+
+
+def run_monai_bundle(*arguments: str, cwd: Path = ROOT, pythonpath: Path | None = None, timeout: int = 180) -> Finished:
     """``python -m monai.bundle run`` as a user types it; stdout and stderr come back in ``stdout``."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "BRAIN_BUNDLES_DATA")}
     environment |= {"PYTHONPATH": str(pythonpath)} if pythonpath else {}
@@ -57,7 +58,7 @@ def run_monai_bundle(
 
 
 @pytest.fixture(scope="session")
-def monai_bundle() -> Callable[..., subprocess.CompletedProcess[str]]:
+def monai_bundle() -> Callable[..., Finished]:
     """Function that runs ``python -m monai.bundle run`` in a subprocess."""
     return run_monai_bundle
 

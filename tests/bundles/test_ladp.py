@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_metadata_agrees_with_the_config() -> None:
     metadata = json.loads((CONFIGS / "metadata.json").read_text(encoding="utf-8"))["network_data_format"]
     config = json.loads((CONFIGS / "train.json").read_text(encoding="utf-8"))
     image, pred = metadata["inputs"]["image"], metadata["outputs"]["pred"]
-    assert list(metadata["inputs"])[0] == "image" and list(metadata["outputs"])[0] == "pred"
+    assert next(iter(metadata["inputs"])) == "image" and next(iter(metadata["outputs"])) == "pred"
     assert image["num_channels"] == len(image["channel_def"]) == len(config["inputs"])
     assert pred["num_channels"] == config["network_def"]["network"]["out_channels"]
 
@@ -239,6 +240,19 @@ def test_missing_weights_are_named_with_what_to_do(trained_ladp: Any, tmp_path: 
     with pytest.raises(Exception) as caught:
         run(make_workflow("inference.json", kind="infer", **paths, **SMALL_NET))
     assert "no weights at" in messages(caught.value) and "train first" in messages(caught.value)
+
+
+def test_a_damaged_file_is_named_and_does_not_stop_the_others(trained_ladp: Any, tmp_path: Path) -> None:
+    cohort = tmp_path / "BONBID2023_Train"
+    shutil.copytree(trained_ladp.dataset_dir, cohort)
+    damaged = sorted((cohort / "1ADC_ss").glob("*.mha"))[1]
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    paths = trained_ladp.paths | {"output_dir": str(tmp_path / "out"), "dataset_dir": str(cohort)}
+    with pytest.raises(RuntimeError) as caught:
+        run(make_workflow("inference.json", kind="infer", **paths, **SMALL_NET))
+    cases = len(list((cohort / "1ADC_ss").glob("*.mha")))
+    assert f"1 of {cases} cases failed, the others are done" in messages(caught.value) and damaged.name in messages(caught.value)
+    assert len(read_csv(tmp_path / "out" / "lesions.csv")) == len(list((tmp_path / "out").glob("*lesion.mha"))) == cases - 1
 
 
 def messages(error: BaseException | None) -> str:

@@ -1,0 +1,48 @@
+"""The same command from the bundle's folder, from an unrelated folder, and beside a foreign package called ``common``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE = ROOT / "bundles" / "ladp"
+
+
+def folders(trained_ladp: Any, tmp_path: Path) -> list[str]:
+    paths = {"ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval", "dataset_dir": trained_ladp.dataset_dir, "device": "cpu"}
+    return [text for key, value in paths.items() for text in (f"--{key}", str(value))]
+
+
+def results_in(bundle: Path) -> set[Path]:
+    return {path for folder in ("models", "eval", "data") for path in (bundle / folder).rglob("*")}
+
+
+def test_training_runs_from_the_bundles_own_folder(trained_ladp: Any, monai_bundle: Callable[..., Any], tmp_path: Path) -> None:
+    before = results_in(BUNDLE)
+    configs = "['configs/train.json','configs/smoke.json']"
+    done = monai_bundle("--config_file", configs, *folders(trained_ladp, tmp_path), cwd=BUNDLE, pythonpath=ROOT)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (tmp_path / "models" / "model.pt").is_file() and str(tmp_path / "models" / "model.pt") in done.stdout
+    assert results_in(BUNDLE) == before, "nothing was written beside the folders that were asked for"
+
+
+def test_inference_runs_from_an_unrelated_folder_by_an_absolute_path(
+    trained_ladp: Any, monai_bundle: Callable[..., Any], tmp_path: Path
+) -> None:
+    config = ["--config_file", str(BUNDLE / "configs" / "inference.json"), "--image_size", "32", "--width", "0.0625"]
+    places = [*folders(trained_ladp, tmp_path), "--ckpt_dir", str(trained_ladp.ckpt_dir)]
+    done = monai_bundle(*config, *places, cwd=tmp_path, pythonpath=ROOT)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert list((tmp_path / "eval").glob("*lesion.mha")) and str(tmp_path / "eval" / "lesions.csv") in done.stdout
+
+
+def test_a_foreign_package_called_common_gives_one_clear_line(monai_bundle: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "__init__.py").touch()
+    done = monai_bundle("--config_file", str(BUNDLE / "configs" / "train.json"), cwd=tmp_path, pythonpath=ROOT)
+    assert done.returncode != 0
+    assert "Not the package common of Brain Bundles" in done.stdout and str(tmp_path / "common") in done.stdout
+    assert "Traceback" not in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["common"], "nothing was written"
