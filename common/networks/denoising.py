@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common import flag
-from common.networks.ternausnet import prediction_head
+from common.networks.ternausnet import initialise, prediction_head
 
 
 class DenoisingNetwork(nn.Module):
@@ -42,9 +42,7 @@ class DenoisingNetwork(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the head anew; the body belongs to the segmentation network."""
-        for layer in self.head:
-            if isinstance(layer, nn.Conv2d):
-                layer.reset_parameters()
+        initialise(self.head)
 
     def trained(self) -> Iterator[nn.Parameter]:
         """Parameters that pre-training changes: decoder and head, and the encoder unless it is frozen."""
