@@ -151,7 +151,6 @@ def predict(
 
     config = read_config(bundle)
     overrides = data_overrides(config, source, named or {})
-    overrides["output_dir"] = _output_folder(output, source)
     if "ckpt_dir" in config:
         overrides |= weight_overrides(bundle, config, weights or os.path.join(bundle_root(bundle), "models"))
     options = {"vote_members": members, "save_vote_share": vote_share or None, "device": device and check_device(device)}
@@ -159,6 +158,7 @@ def predict(
         if value is not None and key not in config:
             raise UserError(f"the bundle '{bundle}' has no setting '{key}'; leave its option away.")
         overrides |= {} if value is None else {key: value}
+    overrides["output_dir"] = _output_folder(output, source)
     simulated = "ckpt_dir" in overrides and bool(read_record(overrides["ckpt_dir"]).get("simulated"))
     print(SIMULATED if simulated else NOT_VERIFIED, flush=True)
     try:
