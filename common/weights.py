@@ -15,6 +15,21 @@ from common.errors import UserError
 RECORD = "weights.json"
 
 
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """Read a ``state_dict`` from a file, with ``weights_only``, on the CPU.
+
+    Raises:
+        UserError: the file is no ``state_dict`` saved by torch, or damaged. A missing file is the caller's to explain.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as weights ({type(error).__name__}); expected a state_dict saved by torch.") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path} cannot be read as weights (it holds a {type(state).__name__}); expected a state_dict saved by torch.")
+    return state
+
+
 def load_weights(network: nn.Module, path: str | Path) -> None:
     """Load a bare ``state_dict`` (``weights_only``) into a network.
 
@@ -27,10 +42,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     """
     if not os.path.isfile(path):
         raise UserError(f"There are no weights at {path}: train first (train.json), or give their folder (--ckpt_dir).")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as weights ({type(error).__name__}); expected a state_dict saved by torch.") from error
+    state = read_weights(path)
     try:
         network.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError) as error:

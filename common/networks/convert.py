@@ -12,6 +12,7 @@ from torch import nn
 from common.errors import UserError
 from common.networks.standardized import Standardized
 from common.networks.ternausnet import TernausNet
+from common.weights import read_weights
 
 # Normalisation constants of the released code (ADC in 1e-6 mm2/s, Z_ADC); methods of the code, not of the paper.
 RELEASED_MEAN = (1350.2495, 0.34669298)
@@ -65,14 +66,16 @@ def convert_ladp_checkpoint(source: str | Path | Mapping[str, torch.Tensor], net
         One row per tensor of the checkpoint: transferred, or skipped and why.
 
     Raises:
-        UserError: the network is not of that form, or tensors of ours stay without a value.
+        UserError: no such file, the network is not of that form, or tensors of ours stay without a value.
     """
-    state = source if isinstance(source, Mapping) else torch.load(source, map_location="cpu", weights_only=True)
     body = network.network
-    if not isinstance(body, TernausNet) or len(body.head) != 5:
+    if not isinstance(body, TernausNet) or len(body.head) != 5 or len(body.encoder.convolutions()) != 13:
         raise UserError("network: a released LADP checkpoint needs TernausNet with encoder 'vgg16' and hidden 64.")
+    if not isinstance(source, Mapping) and not Path(source).is_file():
+        raise UserError(f"checkpoint: no file {source}; expected a checkpoint of the released LADP code.")
+    state = source if isinstance(source, Mapping) else read_weights(source)
     names, target, rows = released_names(body), body.state_dict(), []
-    filled: set[str] = set()
+    filled: dict[str, torch.Tensor] = {}
     for key, value in state.items():
         module, _, kind = key.rpartition(".")
         if module not in names:
@@ -84,12 +87,12 @@ def convert_ladp_checkpoint(source: str | Path | Mapping[str, torch.Tensor], net
         if merged.shape != target[name].shape:
             rows.append(Row(key, name, f"skipped: shape {tuple(merged.shape)}, expected {tuple(target[name].shape)}"))
             continue
-        target[name].copy_(merged)
-        filled.add(name)
+        filled[name] = merged
         rows.append(Row(key, name, "transferred" if merged is value else "transferred: the two Z_ADC inputs added up"))
-    missing = sorted(set(target) - filled)
+    missing = sorted(set(target) - set(filled))
     if missing:
         raise UserError(f"checkpoint: {len(missing)} tensors have no source, first {missing[:3]}; is it a released LADP checkpoint?")
+    body.load_state_dict(filled)  # only now, so that a mistake leaves the network as it was
     network.mean.copy_(torch.tensor(RELEASED_MEAN + RELEASED_MEAN[1:] * (len(network.mean) - 2)))
     network.std.copy_(torch.tensor(RELEASED_STD + RELEASED_STD[1:] * (len(network.std) - 2)))
     return rows

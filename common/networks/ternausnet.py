@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.weights import read_weights
 
 ENCODERS: dict[str, tuple[tuple[int, ...], ...]] = {
     "vgg11": ((64,), (128,), (256, 256), (512, 512), (512, 512)),
@@ -206,7 +207,7 @@ def load_imagenet_weights(encoder: VGGEncoder, path: str | Path) -> None:
         path: a file the user downloaded; read with ``weights_only``.
 
     Raises:
-        UserError: no such file, damaged (hash differs), or made for another VGG.
+        UserError: no such file, damaged (hash differs, unreadable), or made for another VGG.
     """
     path = Path(path)
     if not path.is_file():
@@ -215,7 +216,7 @@ def load_imagenet_weights(encoder: VGGEncoder, path: str | Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if expected and not digest.startswith(expected.group(1)):
         raise UserError(f"encoder_weights: {path} has SHA-256 {digest[:8]}..., its name says {expected.group(1)}; download it again.")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_weights(path)
     names = sorted({key.rsplit(".", 1)[0] for key in state if key.startswith("features.")}, key=lambda name: int(name.split(".")[1]))
     layers = encoder.convolutions()
     if len(names) != len(layers):
