@@ -337,6 +337,13 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_the_next_seed_othe
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
+def test_switches_may_be_text_as_the_command_line_gives_them(trained_ladp: Any, tmp_path: Path) -> None:
+    off = dict.fromkeys(("amp", "resume", "freeze_encoder", "spacing_aware"), "false")
+    state = train_small(trained_ladp, tmp_path, brain_only="true", **off)
+    first = torch.load(trained_ladp.ckpt_dir / "model.pt", weights_only=True)
+    assert all(torch.equal(first[key], state[key]) for key in first)
+
+
 def test_weights_given_skip_pretraining(trained_ladp: Any, tmp_path: Path) -> None:
     train_small(trained_ladp, tmp_path, weights=str(trained_ladp.ckpt_dir / "model.pt"))
     assert [row["stage"] for row in read_csv(tmp_path / "eval" / "training.csv")] == ["train"]
