@@ -45,13 +45,12 @@ def data_overrides(config: Mapping[str, Any], source: str | None, named: Mapping
     """
     inputs = list(config.get("inputs", []))
     if bool(named) == (source is not None):
-        options = " ".join(f"--{name} FILE" for name in inputs)
-        raise UserError(f"give either INPUT (a data set, a folder or a file) and OUTPUT, or {options} and OUTPUT.")
+        raise UserError(f"give either INPUT and OUTPUT, or {' '.join(f'--{name} FILE' for name in inputs)} and OUTPUT.")
     if source is not None:
         return {"dataset_dir": _existing(source, "INPUT")}
     if set(named) != set(inputs):
-        given, needed = (" ".join(f"--{name}" for name in names) for names in (named, inputs))
-        raise UserError(f"got {given}, expected {needed}: all inputs of a case must be given together.")
+        got, needed = (" ".join(f"--{name}" for name in names) for names in (named, inputs))
+        raise UserError(f"got {got}, expected {needed}: all inputs of a case must be given together.")
     from common.data.cases import volume_stem
 
     files = [_existing(named[name], f"--{name}") for name in inputs]
@@ -99,24 +98,6 @@ def weight_overrides(bundle: str, config: Mapping[str, Any], weights: str) -> di
     return {"ckpt_dir": str(path), **settings}
 
 
-def check_device(device: str) -> str:
-    """Name of a device that is there.
-
-    Raises:
-        UserError: neither ``cpu`` nor ``cuda`` nor ``cuda:<number>``, or a GPU that torch does not see.
-    """
-    import torch
-
-    kind, _, number = device.partition(":")
-    if device != "cpu" and (kind != "cuda" or (number and not number.isdecimal()) or device.endswith(":")):
-        raise UserError(f"--device: got '{device}', expected cpu, cuda or cuda:<number>.")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "cuda" and int(number or 0) >= count:
-        reason = "" if count else f" (torch {torch.__version__}; a CPU build of torch sees none)"
-        raise UserError(f"--device: got '{device}', but torch sees {count} GPUs{reason}. Use --device cpu, or check nvidia-smi and torch.")
-    return device
-
-
 def predict(
     bundle: str,
     output: str,
@@ -147,6 +128,7 @@ def predict(
         UserError: a mistake in the arguments, or cases that failed, named after the others are done.
     """
     from common import bundle_root
+    from common.device import check_device
     from common.weights import read_record
 
     config = read_config(bundle)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from common import config_dir, predict
+from common.device import check_device
 from common.errors import UserError
 
 SHAPE = (20, 18, 3)
@@ -157,17 +158,17 @@ def test_more_members_than_there_are_is_a_clear_error(tmp_path: Path, run: Calla
 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert predict.check_device("cpu") == "cpu"
+    assert check_device("cpu") == "cpu"
     with pytest.raises(UserError, match=r"got 'cuda', but torch sees 0 GPUs .*Use --device cpu"):
-        predict.check_device("cuda")
+        check_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert predict.check_device("cuda:0") == "cuda:0"
+    assert check_device("cuda:0") == "cuda:0"
     with pytest.raises(UserError, match="got 'cuda:1', but torch sees 1 GPUs"):
-        predict.check_device("cuda:1")
+        check_device("cuda:1")
     for wrong in ("gpu", "cuda:", "cuda:x", "cpu:0"):
         with pytest.raises(UserError, match="expected cpu, cuda or cuda:<number>"):
-            predict.check_device(wrong)
+            check_device(wrong)
 
 
 def test_an_option_that_the_bundle_lacks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from common.data import bonbid
 from common.data.cases import VOLUME_SUFFIXES, Case, finish_cases, list_volumes, some, subject_of, volume_stem, volume_suffix
+from common.data.paired_files import read_paired_files
 from common.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def find_cases(
 
     Args:
         dataset_dir: the public data set as unpacked, a Decathlon-style JSON or the folder with its ``dataset.json``, a folder with one
-            CSV or TSV (or that file), a BIDS tree, a folder of 4D files, or one 4D file.
+            CSV or TSV (or that file), a BIDS tree, a folder of files ``<case>_<input>`` or of 4D files, or one 4D file.
         layout: name of the public layout (``LAYOUTS``).
         inputs: names of the method's inputs in its channel order: the columns of a table, the suffixes of BIDS files.
         labelled: whether every case must have a label.
@@ -118,11 +119,14 @@ def find_cases(
         from common.data.bids import read_bids
 
         return read_bids(path, inputs=inputs, labelled=labelled)
-    return read_volumes(path, labelled=labelled)
+    return read_volumes(path, inputs, labelled=labelled)
 
 
-def read_volumes(path: Path, labelled: bool = False) -> list[Case]:
-    """Cases of one 4D file, or of a plain folder of them, that hold all inputs on the fourth axis; no labels."""
+def read_volumes(path: Path, inputs: Sequence[str] = (), labelled: bool = False) -> list[Case]:
+    """Cases of a plain folder of files named ``<case>_<input>`` (``<case>_label``), or of unlabelled 4D files, or of one such file."""
+    paired = read_paired_files(path, inputs) if path.is_dir() and inputs else []
+    if paired:
+        return finish_cases(paired, path, labelled)
     files = [path] if path.is_file() else list_volumes(path)
     cases = [{"id": volume_stem(file), "subject": subject_of(volume_stem(file)), "image": os.path.abspath(file)} for file in files]
     return finish_cases(cases, path, labelled)
@@ -178,5 +182,6 @@ def _not_a_dataset(path: Path, layout: str | None) -> str:
         "a Decathlon-style datalist: dataset.json or another .json file\n"
         "or a table: a folder with one .csv or .tsv (columns subject, session, one per input or image, label, age, fold)\n"
         "or a BIDS tree: sub-<name>/[ses-<name>/]<kind>/sub-<name>_..._<suffix>.nii.gz\n"
-        "or a folder of 4D volumes (" + ", ".join(VOLUME_SUFFIXES) + ") with the inputs on the fourth axis."
+        "or a folder of volumes (" + ", ".join(VOLUME_SUFFIXES) + "): one per input, <case>_<input>.nii.gz and <case>_label.nii.gz,"
+        " or 4D volumes with the inputs on the fourth axis."
     )
