@@ -1,0 +1,59 @@
+# Every target does its own set-up in .venv; none needs another to be run by hand first.
+#   make demo | test | test-all | lint | bench | packages | clean
+# A machine without a GPU needs no CUDA packages: give pip the CPU index of PyTorch with
+#   make demo TORCH_ARGS="--index-url <the CPU wheel index from pytorch.org>"
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCH_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m monai.bundle run --config_file
+LADP := bundles/ladp/configs
+DEMO := bundles/ladp/eval/demo
+# a cohort that no setting was chosen on; seeds 1-99 are for choosing settings
+TEST_SEED ?= 1001
+
+.PHONY: demo test test-all lint bench packages clean
+
+$(VENV)/.installed: requirements.txt pyproject.toml setup.py
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 10), 'Python 3.10 or newer is needed, found ' + sys.version"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_ARGS) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=77"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(RUN) "['$(LADP)/train.json','$(LADP)/quick.json']" --output_dir $(DEMO)
+	$(RUN) "['$(LADP)/train.json','$(LADP)/quick.json','$(LADP)/evaluate.json','$(LADP)/variant_zscore_rule.json']" \
+		--evaluate_on all --simulated::subjects 20 --simulated::seed $(TEST_SEED) --output_dir $(DEMO)/rule
+	$(RUN) "['$(LADP)/train.json','$(LADP)/quick.json','$(LADP)/evaluate.json']" \
+		--evaluate_on all --simulated::subjects 20 --simulated::seed $(TEST_SEED) --output_dir $(DEMO)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q --durations=10
+
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q --durations=20 -m "slow or not slow"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy common
+
+bench: $(VENV)/.installed-dev
+	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+packages: $(VENV)/.installed
+	$(BIN)/python -m common.packaging build
+
+clean:
+	rm -rf dist build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf bundles/*/eval bundles/*/data
+	@echo "kept: $(VENV) and the weights in bundles/*/models (remove them yourself)"
