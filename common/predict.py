@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import config_dir, flag, user_error_in
+from common import bundle_root, config_dir, flag, user_error_in
 from common.errors import UserError
 
 SIMULATED = "*** trained on SIMULATED data: a demonstration, not a result ***"
@@ -127,7 +127,6 @@ def predict(
     Raises:
         UserError: a mistake in the arguments, or cases that failed, named after the others are done.
     """
-    from common import bundle_root
     from common.device import check_device
     from common.weights import read_record
 

@@ -132,7 +132,7 @@ def test_without_weights_the_message_says_how_to_get_some(tmp_path: Path, run: C
     assert "train.json" in err and "python -m monai.bundle run" in err and "--weights" in err
     configs = config_dir("ladp")
     monkeypatch.setattr(predict, "config_dir", lambda _: configs)
-    monkeypatch.setattr("common.bundle_root", lambda name: str(tmp_path / "brain_bundles" / name))  # as from an installed wheel
+    monkeypatch.setattr(predict, "bundle_root", lambda name: str(tmp_path / "brain_bundles" / name))  # as from an installed wheel
     assert f"no weights at {tmp_path / 'brain_bundles' / 'ladp' / 'models'}" in run("ladp", tmp_path / "scans", "out", given=None)[2]
 
 
