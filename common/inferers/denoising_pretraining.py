@@ -58,7 +58,8 @@ class DenoisingPretraining(Randomizable):
         """
         raw, distance = (batch[key].to(device=device, non_blocking=non_blocking, **kwargs) for key in ("image", "distance"))
         image, brain = self.network.standardize(raw), self.network.brain(raw)
-        drawn = self.noise(image, distance)
+        drawn = self.noise(image, distance, keep_unit=self.target == "unit")
         noised = torch.where(brain, drawn.image, image) if self.brain_only else drawn.image
         target = {"noise": drawn.field, "unit": drawn.unit, "image": image}[self.target]
+        assert target is not None
         return noised, (target, brain if self.brain_only else torch.ones_like(brain))

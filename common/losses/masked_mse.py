@@ -25,5 +25,6 @@ class MaskedMSELoss(nn.Module):
             A scalar.
         """
         truth, mask = target
-        weight = mask.to(prediction.dtype)
+        # a sum over the pixels of a batch overflows half precision
+        weight = mask.to(torch.promote_types(prediction.dtype, torch.float32))
         return ((prediction - truth).square() * weight).sum() / (weight.sum() * prediction.shape[1]).clamp(min=1)

@@ -31,6 +31,8 @@ class WeightedSumLoss(nn.Module):
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Loss of logits ``(B, C, *spatial)`` against a target of the same shape; a scalar."""
+        # sums over the pixels of a batch overflow half precision
+        prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         target = target.to(prediction.dtype)
         terms = [weight * loss(prediction, target) for loss, weight in zip(self.losses, self.weights, strict=True)]
         return torch.stack(terms).sum()

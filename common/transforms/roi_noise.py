@@ -105,7 +105,9 @@ def roi_indicator(distance: torch.Tensor, threshold: torch.Tensor) -> torch.Tens
     return distance <= threshold.reshape(-1, *[1] * (distance.ndim - 1))
 
 
-def noise_field(noise: torch.Tensor, roi: torch.Tensor, sigma_roi: float, sigma_rest: float) -> torch.Tensor:
+def noise_field(
+    noise: torch.Tensor, roi: torch.Tensor, sigma_roi: float, sigma_rest: float, out: torch.Tensor | None = None
+) -> torch.Tensor:
     r"""Scale standard normal noise: one strength inside the region of interest, another outside.
 
     .. math:: W^y = \varepsilon \odot (\sigma_a C + \sigma_b (1 - C))
@@ -115,6 +117,7 @@ def noise_field(noise: torch.Tensor, roi: torch.Tensor, sigma_roi: float, sigma_
         roi: indicator :math:`C(y)`, ``(B, 1, *spatial)``, bool; True marks pixels that get ``sigma_roi``.
         sigma_roi: standard deviation :math:`\sigma_a` inside, >= 0, in units of the normalised image.
         sigma_rest: standard deviation :math:`\sigma_b` outside, >= 0.
+        out: where the result goes, may be ``noise`` itself; None makes a new tensor.
 
     Returns:
         :math:`W^y`, shape and dtype of ``noise``.
@@ -122,7 +125,8 @@ def noise_field(noise: torch.Tensor, roi: torch.Tensor, sigma_roi: float, sigma_
     Source: LADP, Eq. 4 (sigma read as standard deviation, as there; Eq. 1 prints a square root of it).
     """
     # the strengths have one channel, the noise has many: one pass over the noise, not three
-    return noise * torch.full_like(roi, sigma_rest, dtype=noise.dtype).masked_fill_(roi, sigma_roi)
+    sigma = torch.full_like(roi, sigma_rest, dtype=noise.dtype).masked_fill_(roi, sigma_roi)
+    return torch.mul(noise, sigma, out=out)
 
 
 def diffuse(image: torch.Tensor, noise: torch.Tensor, gamma: float | None) -> torch.Tensor:
@@ -147,14 +151,14 @@ def diffuse(image: torch.Tensor, noise: torch.Tensor, gamma: float | None) -> to
 
 
 class Noised(NamedTuple):
-    """One draw of label-aware noise for a batch, all ``(B, C, *spatial)``."""
+    """One draw of label-aware noise for a batch, ``(B, C, *spatial)`` where nothing else is said."""
 
     image: torch.Tensor
     """The noised image :math:`x'`."""
     field: torch.Tensor
     """The scaled noise :math:`W^y`."""
-    unit: torch.Tensor
-    """The standard normal noise before scaling."""
+    unit: torch.Tensor | None
+    """The standard normal noise before scaling; None unless it was asked for."""
     roi: torch.Tensor
     """The region of interest, ``(B, 1, *spatial)``, bool."""
 
@@ -182,12 +186,13 @@ class RandRoiNoise(Randomizable):
         noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
         return side, position, noise
 
-    def __call__(self, image: torch.Tensor, distance: torch.Tensor) -> Noised:
+    def __call__(self, image: torch.Tensor, distance: torch.Tensor, keep_unit: bool = False) -> Noised:
         """Noise a batch.
 
         Args:
             image: normalised images, ``(B, C, *spatial)``, float.
             distance: signed distances to the lesion, ``(B, 1, *spatial)``.
+            keep_unit: return the noise before scaling too; else its memory holds the scaled noise.
 
         Raises:
             UserError: the two do not lie on the same grid.
@@ -196,8 +201,8 @@ class RandRoiNoise(Randomizable):
             raise UserError(f"distance: got shape {tuple(distance.shape)}, expected the batch and grid of the image, {tuple(image.shape)}.")
         side, position, noise = self.randomize(image)
         roi = roi_indicator(distance, roi_threshold(deepest(distance), side, position))
-        field = noise_field(noise, roi, self.sigma_roi, self.sigma_rest)
-        return Noised(diffuse(image, field, self.gamma), field, noise, roi)
+        field = noise_field(noise, roi, self.sigma_roi, self.sigma_rest, out=None if keep_unit else noise)
+        return Noised(diffuse(image, field, self.gamma), field, noise if keep_unit else None, roi)
 
 
 class RandRoiNoised(MapTransform, Randomizable):

@@ -118,7 +118,9 @@ def test_gradient_reaches_the_network_through_the_normalised_image():
 
 
 def test_training_fold_without_brain_is_an_error():
-    with pytest.raises(UserError, match=r"found no brain voxel \(first channel > 0\) in the training fold; check that the first input is ADC"):
+    with pytest.raises(
+        UserError, match=r"found no brain voxel \(first channel > 0\) in the training fold; check that the first input is ADC"
+    ):
         fit_mean_std([torch.zeros(2, 3, 3)])
 
 

@@ -208,14 +208,14 @@ def test_noise_has_its_two_strengths_inside_and_outside():
 
 
 def test_without_lesion_every_pixel_gets_the_weaker_noise():
-    drawn = seeded()(torch.zeros(3, 2, 64, 48), torch.full((3, 1, 64, 48), torch.inf))
+    drawn = seeded()(torch.zeros(3, 2, 64, 48), torch.full((3, 1, 64, 48), torch.inf), keep_unit=True)
     assert not drawn.roi.any()
     assert torch.equal(drawn.field, drawn.unit * 0.8)
 
 
 def test_a_draw_obeys_the_equations():
     image, distance = torch.randn(2, 2, 24, 20), batch_of_distances(disc(), disc(radius=2))
-    drawn = seeded(5)(image, distance)
+    drawn = seeded(5)(image, distance, keep_unit=True)
     assert torch.equal(drawn.field, noise_field(drawn.unit, drawn.roi, 1.5, 0.8))
     torch.testing.assert_close(drawn.image, 0.95**0.5 * image + 0.05**0.5 * drawn.field)
 
@@ -239,12 +239,21 @@ def test_same_seed_same_draw_and_the_next_draw_differs():
     noise = seeded(7)
     first, second = noise(image, distance), noise(image, distance)
     assert torch.equal(first.image, seeded(7)(image, distance).image)
-    assert not torch.equal(first.unit, second.unit)
+    assert not torch.equal(first.field, second.field)
+
+
+def test_keeping_the_unit_noise_changes_nothing_else():
+    image, distance = torch.randn(2, 2, 24, 20), batch_of_distances(disc(), disc(radius=2))
+    with_unit, without = seeded(7)(image, distance, keep_unit=True), seeded(7)(image, distance)
+    assert without.unit is None
+    assert torch.equal(with_unit.image, without.image)
+    assert torch.equal(with_unit.field, without.field)
+    assert torch.equal(with_unit.roi, without.roi)
 
 
 def test_samples_of_a_batch_get_thresholds_and_noise_of_their_own():
     distance = batch_of_distances(*[disc((48, 48), (24, 24), 12)] * 8)
-    drawn = seeded()(torch.zeros(8, 1, 48, 48), distance)
+    drawn = seeded()(torch.zeros(8, 1, 48, 48), distance, keep_unit=True)
     assert len({int(roi.sum()) for roi in drawn.roi}) > 4
     assert not torch.equal(drawn.unit[0], drawn.unit[1])
 
@@ -259,7 +268,7 @@ def test_the_draw_does_not_touch_the_image_nor_torchs_generator():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_dtype_and_device_are_those_of_the_image(dtype):
-    drawn = seeded()(torch.zeros(1, 3, 24, 20, dtype=dtype), batch_of_distances(disc()))
+    drawn = seeded()(torch.zeros(1, 3, 24, 20, dtype=dtype), batch_of_distances(disc()), keep_unit=True)
     assert drawn.image.dtype == drawn.field.dtype == drawn.unit.dtype == dtype
     assert drawn.image.shape == (1, 3, 24, 20)
     assert drawn.roi.dtype == torch.bool
@@ -269,7 +278,7 @@ def test_dtype_and_device_are_those_of_the_image(dtype):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_draws_by_the_same_laws_and_replays():
     image, distance = torch.zeros(2, 2, 24, 20, device="cuda"), batch_of_distances(disc(), disc()).cuda()
-    drawn = seeded(1)(image, distance)
+    drawn = seeded(1)(image, distance, keep_unit=True)
     assert drawn.image.is_cuda
     assert torch.equal(drawn.image, seeded(1)(image, distance).image)
     assert torch.equal(drawn.field, noise_field(drawn.unit, drawn.roi, 1.5, 0.8))
@@ -283,7 +292,9 @@ def test_volumes_work_as_slices_do():
 
 
 def test_distance_on_another_grid_is_an_error():
-    with pytest.raises(UserError, match=r"distance: got shape \(2, 1, 24, 20\), expected the batch and grid of the image, \(2, 1, 20, 24\)"):
+    with pytest.raises(
+        UserError, match=r"distance: got shape \(2, 1, 24, 20\), expected the batch and grid of the image, \(2, 1, 20, 24\)"
+    ):
         seeded()(torch.zeros(2, 1, 20, 24), batch_of_distances(disc(), disc()))
 
 
