@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundles" / "ladp" / "configs"
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a kill inside the test's own process."""
 
 
@@ -43,7 +43,7 @@ def run(trained_ladp: Any) -> Callable[..., None]:
 
             def kill(engine: Any) -> None:
                 if engine.state.progress["member"] == member and engine.state.epoch == epoch and engine.state.iteration >= iteration:
-                    raise Killed
+                    raise KilledError
 
             trainer = workflow.parser.get_parsed_content("pretrain::trainer" if stage == "pretrain" else "train::trainer")
             trainer.add_event_handler(Events.ITERATION_COMPLETED, kill)
@@ -55,7 +55,7 @@ def run(trained_ladp: Any) -> Callable[..., None]:
 def kill_and_resume(run: Callable[..., None], folder: Path, place: tuple[int, str, int, int]) -> None:
     with pytest.raises(Exception) as caught:
         run(folder, kill_at=place)
-    assert "Killed" in repr(caught.getrepr(chain=True)), "the run ended for another reason"
+    assert "KilledError" in repr(caught.getrepr(chain=True)), "the run ended for another reason"
     run(folder, resume=True)
 
 
