@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "ladp"
 
@@ -28,6 +30,7 @@ def test_training_runs_from_the_bundles_own_folder(trained_ladp: Any, monai_bund
     assert results_in(BUNDLE) == before, "nothing was written beside the folders that were asked for"
 
 
+@pytest.mark.slow  # tests/test_contributing.py trains from an unrelated folder already
 def test_inference_runs_from_an_unrelated_folder_by_an_absolute_path(
     trained_ladp: Any, monai_bundle: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -36,6 +39,17 @@ def test_inference_runs_from_an_unrelated_folder_by_an_absolute_path(
     done = monai_bundle(*config, *places, cwd=tmp_path, pythonpath=ROOT)
     assert done.returncode == 0, done.stdout[-3000:]
     assert list((tmp_path / "eval").glob("*lesion.mha")) and str(tmp_path / "eval" / "lesions.csv") in done.stdout
+
+
+def test_a_users_mistake_ends_in_one_message_and_not_in_a_traceback(monai_bundle: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    places = ["--dataset_dir", "scans", "--ckpt_dir", "models", "--output_dir", "results", "--device", "cpu"]
+    done = monai_bundle("--config_file", str(BUNDLE / "configs" / "train.json"), *places, cwd=tmp_path, pythonpath=ROOT)
+    assert done.returncode == 1
+    message = done.stdout[done.stdout.index("error: ") :]
+    assert "scans" in message and "is empty" in message, "what was found"
+    assert "1ADC_ss/" in message and "3LABEL/" in message, "what was expected"
+    assert "Traceback" not in done.stdout
 
 
 def test_a_foreign_package_called_common_gives_one_clear_line(monai_bundle: Callable[..., Any], tmp_path: Path) -> None:
