@@ -148,7 +148,7 @@ def test_imagenet_weights_land_in_torchvisions_order(vgg11_file):
 
 
 def test_imagenet_encoder_computes_what_torchvisions_layers_compute(vgg11_file):
-    path, state = vgg11_file
+    _, state = vgg11_file
     scaled = {key: value / 30 for key, value in state.items()}
     network = TernausNet(in_channels=3)
     for layer, (position, _) in zip(network.encoder.convolutions(), TORCHVISION["vgg11"], strict=True):
