@@ -127,7 +127,7 @@ def run_cases(evaluator: Evaluator, progress: bool = True) -> list[str]:
     loader: Any = evaluator.data_loader
     dataset, failures, done = loader.dataset, dict[str, str](), list[str]()
     evaluator.logger.setLevel(logging.CRITICAL)  # ignite would report each failure twice, without the file
-    for index in tqdm(range(len(dataset)), desc="Cases", disable=not progress):
+    for index in tqdm(range(len(dataset)), desc="Cases", disable=None if progress else True):
         case = dataset.data[index]
         name = str(case.get("id", index))
         try:

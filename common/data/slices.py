@@ -38,7 +38,7 @@ class SliceDataset(Dataset):
             raise UserError("data: got no cases for training; check dataset_dir and the split.")
         self.data, self.keys, self.augment = data, tuple(keys), augment
         self.volumes: list[dict[str, torch.Tensor]] = []
-        for case in tqdm(data, desc="Reading volumes", disable=not progress, leave=False):
+        for case in tqdm(data, desc="Reading volumes", disable=None if progress else True, leave=False):
             volume = transform(dict(case))
             # slices first and contiguous, so that drawing one is a single copy
             self.volumes.append({key: torch.Tensor(volume[key]).movedim(-1, 0).contiguous() for key in self.keys})

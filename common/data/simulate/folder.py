@@ -50,7 +50,7 @@ def publish_cohort(
     building = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.partial-", dir=out_dir.parent))
     try:
         files: list[str] = []
-        for index in tqdm(range(subjects), desc="simulating", unit="subject", delay=5):
+        for index in tqdm(range(subjects), desc="simulating", unit="subject", delay=5, disable=None):
             files += write_subject(building, index)
         (building / NOTICE).write_text(_notice(parameters, what), encoding="utf-8")
         manifest = {"parameters": parameters, "package": __version__, "files": sorted([*files, NOTICE])}
