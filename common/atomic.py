@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then rename it.
@@ -40,4 +38,6 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def save_tensors(path: str | Path, content: Any) -> Path:
     """``torch.save`` atomically."""
+    import torch
+
     return write_atomic(path, lambda temporary: torch.save(content, temporary))

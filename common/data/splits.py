@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.atomic import write_text
 from common.data.cases import Case, some
 from common.errors import UserError
 
@@ -68,7 +69,7 @@ def split_cases(
     Args:
         cases: cases in any order; a ``fold`` in them wins over ``folds`` and ``seed``.
         fold: fold that is validated, from 0.
-        folds: number of folds, at least 2.
+        folds: number of folds, at least 1. With 1 fold all cases are trained on and validated too, with a warning.
         seed: seed of the shuffle.
         output_file: JSON file for the record (ids only, no paths); None writes none.
 
@@ -76,16 +77,17 @@ def split_cases(
         ``{"train": [...], "validate": [...], "all": [...]}``, each sorted by id. Over all folds every subject is validated once.
 
     Raises:
-        UserError: too few subjects, fewer than 2 folds, or a fold that does not exist.
+        UserError: too few subjects, fewer than 1 fold, or a fold that does not exist.
     """
     cases = sorted(cases, key=lambda case: case["id"])
     subjects = given_folds(cases)
     if subjects is None:
         count = len({case["subject"] for case in cases})
-        if folds < 2:
-            raise UserError(f"folds: got {folds}; expected at least 2, since every fold is validated on cases that it was not trained on.")
+        if folds < 1:
+            raise UserError(f"folds: got {folds}; expected at least 2, or 1 to train and validate on all cases.")
         if count < folds:
-            raise UserError(f"folds: got {folds} folds for {count} subjects; choose at most {max(count, 2)} folds, or add subjects.")
+            advice = f"choose at most {count} folds, or add subjects" if count > 1 else "choose 1 (train and validate on the same cases)"
+            raise UserError(f"folds: got {folds} folds for {count} subjects; {advice}.")
         subjects, present = assign_folds(cases, folds, seed), list(range(folds))
     else:
         present = sorted(set(subjects.values()))
@@ -93,8 +95,11 @@ def split_cases(
             raise UserError(f"fold: all cases are in fold {present[0]}; give at least two folds, or remove them to have folds drawn.")
     if fold not in present:
         raise UserError(f"fold: got {fold}; expected one of {some(present, 20)}.")
+    together = len(present) == 1
+    if together:
+        logging.getLogger("brain_bundles").warning("folds 1: the cases that are trained on are validated too; such a Dice says little.")
     split = {
-        "train": [case for case in cases if subjects[case["subject"]] != fold],
+        "train": [case for case in cases if together or subjects[case["subject"]] != fold],
         "validate": [case for case in cases if subjects[case["subject"]] == fold],
         "all": list(cases),
     }
@@ -122,8 +127,4 @@ def write_split(
         "fold_of_subject": dict(sorted(subjects.items())),
         "sha256_of_all_folds": hashlib.sha256(json.dumps(table).encode()).hexdigest(),
     }
-    output = Path(output_file)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{os.getpid()}-{output.name}")
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, output)
+    write_text(output_file, json.dumps(record, indent=2) + "\n")

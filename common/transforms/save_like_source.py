@@ -13,6 +13,7 @@ import torch
 from monai.transforms import SaveImaged
 from monai.utils import ensure_tuple_rep
 
+from common.atomic import write_atomic
 from common.data.cases import volume_stem, volume_suffix
 from common.errors import UserError
 
@@ -53,15 +54,8 @@ def save_like_source(array: np.ndarray, source_path: str | os.PathLike[str], out
     if not source.is_file():
         raise UserError(f"{source}: no such file; the result {output.name} takes its geometry from it.")
     volume = _cast(array[0] if array.ndim == 4 and len(array) == 1 else array, np.dtype(dtype), output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # the temporary name keeps the suffix, by which the writers choose the format
-    temporary = output.with_name(f".{os.getpid()}-{output.name}")
-    try:
-        (_write_nifti if volume_suffix(source) in (".nii", ".nii.gz") else _write_itk)(volume, source, temporary)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return str(output)
+    write = _write_nifti if volume_suffix(source) in (".nii", ".nii.gz") else _write_itk
+    return str(write_atomic(output, lambda temporary: write(volume, source, temporary)))
 
 
 def _cast(array: np.ndarray, dtype: np.dtype, output: Path) -> np.ndarray:

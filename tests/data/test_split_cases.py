@@ -65,7 +65,9 @@ def test_given_folds_must_be_complete_and_keep_subjects_together() -> None:
 @pytest.mark.parametrize(
     ("fold", "folds", "message"),
     [
-        (0, 1, "folds: got 1; expected at least 2"),
+        (0, 0, "folds: got 0; expected at least 2, or 1 to train and validate on all cases"),
+        (0, 5, "folds: got 5 folds for 3 subjects"),
+        (1, 1, "fold: got 1; expected one of 0"),
         (0, 5, "folds: got 5 folds for 3 subjects; choose at most 3 folds, or add subjects"),
         (3, 3, "fold: got 3; expected one of 0, 1, 2"),
         (-1, 3, "fold: got -1; expected one of 0, 1, 2"),
@@ -74,6 +76,12 @@ def test_given_folds_must_be_complete_and_keep_subjects_together() -> None:
 def test_impossible_folds_say_what_to_do(fold: int, folds: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         split_cases(cases_of([1, 2, 1]), fold, folds)
+
+
+def test_one_fold_trains_and_validates_on_all_cases_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    split = split_cases(cases_of([1, 2]), 0, 1)
+    assert split["train"] == split["validate"] == split["all"] and len(split["all"]) == 3
+    assert "says little" in caplog.text
 
 
 def test_the_record_holds_ids_and_a_digest_of_all_folds_but_no_paths(tmp_path: Path) -> None:
