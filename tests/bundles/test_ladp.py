@@ -131,8 +131,8 @@ def test_training_without_data_says_loudly_that_these_are_not_patients(trained_l
     assert (trained_ladp.dataset_dir.parent / "SIMULATED.txt").is_file() or (trained_ladp.dataset_dir / "SIMULATED.txt").is_file()
 
 
-def test_training_shows_progress_and_names_its_losses(trained_ladp: Any) -> None:
-    for text in ("Pre-training", "Fine-tuning", "pretrain epoch 1/1: loss", "train epoch 1/1: loss", "val_mean_dice", "per batch on cpu"):
+def test_training_names_its_losses_and_says_how_long_it_will_take(trained_ladp: Any) -> None:
+    for text in ("pretrain epoch 1/1: loss", "train epoch 1/1: loss", "val_mean_dice", "per batch on cpu"):
         assert text in trained_ladp.output
     assert {row["stage"] for row in read_csv(trained_ladp.output_dir / "training.csv")} == {"pretrain", "train"}
 
@@ -306,6 +306,16 @@ def test_every_variant_trains(variant: str, trained_ladp: Any, tmp_path: Path) -
     base = torch.load(trained_ladp.ckpt_dir / "model.pt", weights_only=True)
     same = state.keys() == base.keys() and all(torch.equal(state[key], base[key]) for key in base)
     assert same == (variant == "variant_no_tta.json"), "a variant of the training must give other weights"
+
+
+def test_bars_are_shown_on_a_terminal_and_not_in_a_log_file(
+    trained_ladp: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.isatty", lambda stream: True)
+    train_small(trained_ladp, tmp_path)
+    bars = capsys.readouterr().err
+    assert "Pre-training" in bars and "Fine-tuning" in bars
+    assert "Pre-training:" not in trained_ladp.output and "Fine-tuning:" not in trained_ladp.output
 
 
 def test_the_frozen_encoder_is_trained_first_and_then_left_alone(trained_ladp: Any, tmp_path: Path) -> None:
