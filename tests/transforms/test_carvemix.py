@@ -4,7 +4,7 @@ import torch
 
 from common.errors import UserError
 from common.transforms.carvemix import RandCarveMix, carve_and_mix
-from common.transforms.roi_noise import signed_distance
+from common.transforms.roi_noise import deepest, roi_indicator, roi_threshold, signed_distance
 
 
 def batch(lesions=(True, True, True, False), size=(16, 12), channels=2):
@@ -59,6 +59,20 @@ def test_what_is_pasted_is_a_roi_of_the_source():
         inside, outside = distance[source, 0][pasted], distance[source, 0][~pasted]
         assert pasted.any()
         assert inside.max() < outside.min()  # a sublevel set of the source's distance
+
+
+def test_the_width_of_the_region_follows_the_sources_size_not_the_targets():
+    label = torch.zeros(2, 1, 40, 40, dtype=torch.uint8)
+    label[0, 0, 19:21, 19:21] = 1
+    label[1, 0, 8:32, 8:32] = 1
+    image = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 40, 40)
+    distance = torch.stack([torch.from_numpy(signed_distance(mask[0].numpy()))[None] for mask in label])
+    for seed in range(5):
+        mixed, _ = seeded(seed=seed)(image, label, distance)
+        _, side, position = seeded(seed=seed).randomize(np.array([True, True]))
+        for index, source in ((0, 1), (1, 0)):
+            threshold = roi_threshold(deepest(distance[[source]]), side[[index]], position[[index]])
+            assert torch.equal(mixed[index] != image[index], roi_indicator(distance[[source]], threshold)[0])
 
 
 def test_every_mixed_sample_receives_from_another_one_with_a_lesion():

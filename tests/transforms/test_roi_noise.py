@@ -149,6 +149,13 @@ def test_roi_of_threshold_zero_is_the_lesion_with_its_contour():
     assert torch.equal(roi_indicator(batch_of_distances(mask), torch.zeros(1))[0, 0], torch.from_numpy(mask))
 
 
+def test_pixels_exactly_at_the_threshold_belong_to_the_roi():
+    # distances 2, 1, -1, -2, -1, 1, 2: the paper's <=, not the released code's <
+    distance = batch_of_distances(np.array([[0, 0, 1, 1, 1, 0, 0]]))
+    sizes = [int(roi_indicator(distance, torch.tensor([float(threshold)])).sum()) for threshold in (-2, -1, 1, 2)]
+    assert sizes == [1, 3, 5, 7]
+
+
 @settings(deadline=None, max_examples=40)
 @given(MASKS, st.floats(-3, 3), st.floats(0, 3))
 def test_roi_grows_with_the_threshold(mask, threshold, more):
