@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> Path:
+def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then rename it.
 
     Args:
@@ -31,12 +31,12 @@ def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
-def write_text(path: str | Path, text: str) -> Path:
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Write a UTF-8 text file atomically."""
     return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def save_tensors(path: str | Path, content: Any) -> Path:
+def save_tensors(path: str | os.PathLike[str], content: Any) -> Path:
     """``torch.save`` atomically."""
     import torch
 

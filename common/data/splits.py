@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,21 @@ def split_cases(
     if output_file is not None:
         write_split(split, output_file, {"fold": fold, "folds": len(present), "seed": seed}, subjects)
     return split
+
+
+def part_of(split: Mapping[str, list[Case]], name: str) -> list[Case]:
+    """Cases of one part of a split.
+
+    Args:
+        split: as ``split_cases`` returns it.
+        name: ``train``, ``validate`` or ``all``.
+
+    Raises:
+        UserError: no such part.
+    """
+    if name not in split:
+        raise UserError(f"part: got '{name}', expected one of {', '.join(split)}.")
+    return split[name]
 
 
 def write_split(

@@ -68,6 +68,8 @@ class VGGEncoder(nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Features of ``(B, C, H, W)``: five tensors, the k-th ``(B, channels, H / 2**k, W / 2**k)``."""
+        if x.shape[-1] % 32 or x.shape[-2] % 32:
+            raise UserError(f"image_size: got slices of {tuple(x.shape[-2:])}, expected multiples of 32 (five poolings).")
         features: list[torch.Tensor] = []
         for index, stage in enumerate(self.stages):
             x = stage(x if index == 0 else self.pool(x))
@@ -177,8 +179,6 @@ class TernausNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of normalised slices."""
-        if x.shape[-1] % 32 or x.shape[-2] % 32:
-            raise UserError(f"image_size: got slices of {tuple(x.shape[-2:])}, expected multiples of 32 (five poolings).")
         return self.head(self.decoder(self.encoder(x)))
 
 
