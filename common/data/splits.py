@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,4 +143,4 @@ def write_split(
         "fold_of_subject": dict(sorted(subjects.items())),
         "sha256_of_all_folds": hashlib.sha256(json.dumps(table).encode()).hexdigest(),
     }
-    write_text(output_file, json.dumps(record, indent=2) + "\n")
+    write_text(Path(output_file), json.dumps(record, indent=2) + "\n")

@@ -235,6 +235,20 @@ def test_weights_of_another_size_are_refused_with_the_settings_they_were_trained
     assert "trained with another network" in text and "'width': 0.0625" in text
 
 
+def test_an_unknown_part_to_evaluate_on_is_refused_with_the_parts_there_are(trained_ladp: Any, tmp_path: Path) -> None:
+    paths = trained_ladp.paths | {"output_dir": str(tmp_path)}
+    with pytest.raises(RuntimeError) as caught:
+        run(make_workflow("train.json", "smoke.json", "evaluate.json", evaluate_on="test", **paths))
+    assert messages(caught.value) == "part: got 'test', expected one of train, validate, all."
+
+
+@pytest.mark.parametrize("overlay", [(), ("variant_no_pretraining.json",)])
+def test_a_size_that_cannot_be_pooled_is_refused_in_every_stage(overlay: tuple[str, ...], trained_ladp: Any, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        train_small(trained_ladp, tmp_path, *overlay, image_size=48)
+    assert messages(caught.value).startswith("image_size: got slices of (48, 48), expected multiples of 32")
+
+
 def test_missing_weights_are_named_with_what_to_do(trained_ladp: Any, tmp_path: Path) -> None:
     paths = trained_ladp.paths | {"output_dir": str(tmp_path), "ckpt_dir": str(tmp_path / "nowhere")}
     with pytest.raises(Exception) as caught:
