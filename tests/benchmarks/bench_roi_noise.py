@@ -86,7 +86,7 @@ def measure(device: torch.device, rounds: int, free: float = 0.0, batch: int = 1
     ways: dict[str, Callable[[], object]] = {
         "baseline": lambda: baseline(images, masks, device, draw),
         "ours": ours,
-        "floor": lambda: torch.randn(images.shape, device=device),
+        "floor": lambda: noise.randomize(images.to(device)),
     }
     for round_number in range(rounds + 1):
         for name, way in ways.items():
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure on the CPU, and on a GPU where there is one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, at most 40 s")
-    rounds = 15 if parser.parse_args(arguments).quick else 60
+    rounds = 40 if parser.parse_args(arguments).quick else 60
     torch.set_num_threads(1)  # scipy has one thread, and the floor as well: a busy machine must not favour either
     ratio, difference = measure(torch.device("cpu"), rounds)
     measure(torch.device("cpu"), rounds, free=0.5)
