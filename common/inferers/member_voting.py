@@ -100,8 +100,8 @@ class VoteLesiond(MapTransform):
         """Return the case with mask, share and probability."""
         result = dict(data)
         for key in self.key_iterator(result):
-            members = result[key].float() * torch.as_tensor(result[self.brain_key], device=result[key].device)
-            result[self.probability_key] = members.mean(dim=0, keepdim=True)
-            result[self.share_key] = vote_share(members, self.threshold)
+            brain = torch.as_tensor(result[self.brain_key], device=result[key].device)
+            result[self.probability_key] = result[key].float().mean(dim=0, keepdim=True) * brain
+            result[self.share_key] = vote_share(result[key], self.threshold) * brain
             result[key] = majority(result[self.share_key])
         return result
