@@ -17,11 +17,15 @@ __version__ = "0.1.0"
 def user_error_in(error: BaseException | None) -> UserError | None:
     """The ``UserError`` that caused an exception, through any number of wrappers, or None."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
+    waiting = [error]
+    while waiting:
+        error = waiting.pop()
+        if error is None or id(error) in seen:
+            continue
         if isinstance(error, UserError):
             return error
         seen.add(id(error))
-        error = error.__cause__ or error.__context__
+        waiting += [error.__context__, error.__cause__]
     return None
 
 

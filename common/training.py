@@ -105,9 +105,20 @@ class Stage:
 class Training:
     """All members through all stages; see :func:`train` for the arguments."""
 
-    def __init__(self, network: nn.Module, stages: Sequence[Stage], ckpt_dir: str, seed: int, members: int, rank: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        stages: Sequence[Stage],
+        ckpt_dir: str,
+        seed: int,
+        members: int,
+        rank: int,
+        first_weights: Mapping[str, torch.Tensor] | None,
+        record: Mapping[str, Any],
+    ) -> None:
         self.network, self.stages, self.ckpt_dir = network, [s for s in stages if not s.skipped], Path(ckpt_dir)
         self.seed, self.members, self.rank = seed, members, rank
+        self.first_weights, self.record = first_weights, record
         self.member, self.fresh = 0, True
         self.progress: dict[str, Any] = {}  # for the log: the member, and whether rows of an earlier training must go
         self.best: dict[str, float] = {}  # best validation metric per member; text keys, as JSON has them
@@ -124,18 +135,25 @@ class Training:
         stage = self.stages[index]
         if self.rank:
             return
-        validator = stage.validator
         if self.fresh:
             _set_aside(self.ckpt_dir)
             self.fresh = False
+        validator = stage.validator
         if validator is not None and validator.state.best_metric_epoch == engine.state.epoch:
-            weights = self.network.state_dict()
-            self.best[str(self.member)] = float(validator.state.best_metric)
-            save_tensors(self.ckpt_dir / f"member_{self.member}.pt", weights)
-            if self.best[str(self.member)] >= max(self.best.values()):
-                save_tensors(self.ckpt_dir / "model.pt", weights)
+            self._save_best(float(validator.state.best_metric))
         place = {"version": __version__, "seed": self.seed, "member": self.member, "stage": stage.name, "best": dict(self.best)}
         save_tensors(self.ckpt_dir / LAST, {**place, "body": self.network.state_dict(), **stage.state()})
+
+    def _save_best(self, metric: float) -> None:
+        """Save the member's weights, and ``model.pt`` when no member is better; the record first, so that none lacks it."""
+        weights = self.network.state_dict()
+        self.best[str(self.member)] = metric
+        members = [f"member_{k}.pt" for k in self.best]
+        record = {"version": __version__, "members": members, "best": self.best, **self.record}
+        save_tensors(self.ckpt_dir / f"member_{self.member}.pt", weights)
+        write_text(self.ckpt_dir / RECORD, json.dumps(record, indent=2) + "\n")
+        if metric >= max(self.best.values()):
+            save_tensors(self.ckpt_dir / "model.pt", weights)
 
     def _resume(self) -> int | None:
         """Load the last checkpoint; returns the index of the stage to go on with, None when there is no checkpoint."""
@@ -160,25 +178,27 @@ class Training:
         logger.info("Resuming member %d, %s, after epoch %d.", self.member, state["stage"], state["epoch"])
         return index
 
-    def _begin_member(self, keep_weights: bool) -> None:
+    def _begin_member(self) -> None:
         """Draw the member's first weights and forget the member before."""
         seed_epoch(self.stages[0].trainer, self.seed, 0, self.member)
-        if not keep_weights:
+        if self.first_weights is None:
             reset_weights(self.network)
+        else:
+            self.network.load_state_dict(self.first_weights)
         for stage in self.stages:
             stage.begin()
             if stage.network is not self.network:
                 reset_weights(stage.network)
 
-    def run(self, resume: bool, keep_weights: bool) -> None:
-        """Train; ``keep_weights`` starts from the network as it is in place of a fresh draw."""
+    def run(self, resume: bool) -> None:
+        """Train all members, or those that a resumed checkpoint leaves to do."""
         start = self._resume() if resume else None
         self.fresh = start is None
         self.progress["fresh"] = self.fresh
         for member in range(self.member, self.members):
             self.member = member
             if start is None:
-                self._begin_member(keep_weights)
+                self._begin_member()
             for index, stage in enumerate(self.stages[start or 0 :], start or 0):
                 if stage.trainer.state.epoch < stage.trainer.state.max_epochs:
                     stage.trainer.run()
@@ -234,10 +254,8 @@ def train(
     if loaded or weights is not None:
         logger.info("Weights given (%s): pre-training is skipped.", weights or loaded[0])
         stages = stages[-1:]
-    training = Training(network, stages, ckpt_dir, seed, members, rank)
+    first = {key: value.clone() for key, value in network.state_dict().items()} if weights is not None else None
+    training = Training(network, stages, ckpt_dir, seed, members, rank, first, settings or {})
     if not training.stages:
         raise UserError("max_epochs: every stage has 0 epochs; nothing to train.")
-    training.run(resume, keep_weights=weights is not None)
-    if rank == 0:
-        record = {"version": __version__, "members": [f"member_{k}.pt" for k in range(members)], "best": training.best}
-        write_text(Path(ckpt_dir) / RECORD, json.dumps({**record, **dict(settings or {})}, indent=2) + "\n")
+    training.run(resume)

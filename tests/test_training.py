@@ -56,6 +56,7 @@ def kill_and_resume(run: Callable[..., None], folder: Path, place: tuple[int, st
     with pytest.raises(Exception) as caught:
         run(folder, kill_at=place)
     assert "KilledError" in repr(caught.getrepr(chain=True)), "the run ended for another reason"
+    assert (folder / "models" / "model.pt").exists() <= (folder / "models" / "weights.json").exists(), "no weights without their record"
     run(folder, resume=True)
 
 
@@ -126,6 +127,12 @@ def test_an_earlier_training_is_moved_aside_and_never_mixed_in(run: Callable[...
 def test_given_weights_skip_the_pretraining(run: Callable[..., None], uninterrupted: Path, tmp_path: Path) -> None:
     run(tmp_path, members=1, weights=str(uninterrupted / "models" / "model.pt"), max_epochs=1)
     assert {row["stage"] for row in read_log(tmp_path / "eval" / "training.csv")} == {"train"}
+
+
+def test_every_member_starts_from_the_given_weights(run: Callable[..., None], uninterrupted: Path, tmp_path: Path) -> None:
+    run(tmp_path, members=2, weights=str(uninterrupted / "models" / "model.pt"), max_epochs=1, learning_rate=0.0)
+    for member in ("member_0.pt", "member_1.pt"):
+        assert_equal_weights(weights(tmp_path, member), weights(uninterrupted))
 
 
 @pytest.mark.parametrize(

@@ -58,16 +58,26 @@ class MemberInferer(Inferer):
         self.inferer, self.ckpt_dir, self.members = inferer, ckpt_dir, members
         self.copies: list[nn.Module] = []
 
+    def load(self, network: nn.Module) -> None:
+        """Read the members' weights into copies of the network, so that missing weights are said before the first case.
+
+        Raises:
+            UserError: see ``common.weights.load_members``.
+        """
+        if self.ckpt_dir is None:
+            return
+        for state in load_members(network, self.ckpt_dir, self.members):
+            member = copy.deepcopy(network).eval()
+            member.load_state_dict(state)
+            self.copies.append(member)
+
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Probabilities ``(B, members, *spatial)`` of a batch ``(B, C, *spatial)``."""
         if self.ckpt_dir is None:
             return self.inferer(inputs, network, *args, **kwargs)
         if not self.copies:
             assert isinstance(network, nn.Module)
-            for state in load_members(network, self.ckpt_dir, self.members):
-                member = copy.deepcopy(network).eval()
-                member.load_state_dict(state)
-                self.copies.append(member)
+            self.load(network)
         return torch.cat([self.inferer(inputs, member, *args, **kwargs) for member in self.copies], dim=1)
 
 
