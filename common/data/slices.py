@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ class SliceDataset(Dataset):
         if len(data) == 0:
             raise UserError("data: got no cases for training; check dataset_dir and the split.")
         self.data, self.keys, self.augment = data, tuple(keys), augment
+        logging.getLogger("brain_bundles").info("Reading %d training volumes into memory.", len(data))
         self.volumes: list[dict[str, torch.Tensor]] = []
         for case in tqdm(data, desc="Reading volumes", disable=None if progress else True, leave=False):
             volume = transform(dict(case))

@@ -26,7 +26,7 @@ class TimeEstimate:
         rank: only rank 0 speaks.
     """
 
-    def __init__(self, advice: str = "", batches: int = 3, long_hours: float = 0.5, rank: int = 0) -> None:
+    def __init__(self, advice: str = "", batches: int = 1, long_hours: float = 0.5, rank: int = 0) -> None:
         self.advice, self.batches, self.long_hours, self.rank = advice, batches, long_hours, rank
         self.seen, self.start, self.said = 0, 0.0, False
 

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +104,27 @@ def test_a_loader_batches_slices_of_cases_of_unequal_length():
 def test_no_cases_are_an_error():
     with pytest.raises(UserError, match="data: got no cases for training; check dataset_dir and the split"):
         SliceDataset([], dict)
+
+
+@pytest.mark.slow
+def test_workers_started_by_spawn_read_the_same_slices(tmp_path):
+    """Windows has no fork: everything a worker needs must survive pickling."""
+    script = tmp_path / "spawned.py"
+    script.write_text(
+        "import torch\n"
+        "from monai.data import DataLoader\n"
+        "from monai.transforms import Compose, RandFlipd\n"
+        "from common.data.slices import SliceDataset\n"
+        "def volume(case):\n"
+        "    return {'image': torch.arange(24.0).reshape(1, 2, 3, 4) + case['k'], 'label': torch.zeros(1, 2, 3, 4)}\n"
+        "if __name__ == '__main__':\n"
+        "    flips = Compose([RandFlipd(['image', 'label'], prob=0.0, spatial_axis=0)])\n"
+        "    data = SliceDataset([{'k': 0}, {'k': 100}], volume, keys=('image', 'label'), augment=flips, progress=False)\n"
+        "    both = [torch.cat([b['image'] for b in DataLoader(data, 4, num_workers=n, **more)])\n"
+        "            for n, more in ((0, {}), (1, {'multiprocessing_context': 'spawn'}))]\n"
+        "    assert torch.equal(*both), both\n"
+        "    print('equal')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert "equal" in done.stdout, done.stderr[-2000:]

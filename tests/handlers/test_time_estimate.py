@@ -29,7 +29,7 @@ def train(monkeypatch, caplog):
             clock["now"] += first if first is not None and engine.state.iteration == 1 else seconds_per_batch
 
         engine = Engine(step)
-        TimeEstimate(ADVICE, **settings).attach(engine)
+        TimeEstimate(ADVICE, **{"batches": 3, **settings}).attach(engine)
         with caplog.at_level(logging.INFO, logger="brain_bundles"):
             engine.run(range(10), max_epochs=epochs)
         return caplog.records

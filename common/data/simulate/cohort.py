@@ -18,7 +18,7 @@ GENERATORS = {
 }
 """Layout -> ``module:function``. The function takes ``out_dir`` first; its module holds ``GENERATOR_VERSION``."""
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("brain_bundles")
 
 
 def ensure_cohort(layout: str, root: str | Path | None = None, **parameters: Any) -> Path:
@@ -49,6 +49,8 @@ def ensure_cohort(layout: str, root: str | Path | None = None, **parameters: Any
         raise UserError(f"Simulated cohort {layout!r}: unknown parameter {', '.join(unknown)}. Known: {', '.join(known)}.")
     complete = {**known, **parameters, "generator": module.GENERATOR_VERSION}
     short = hashlib.sha256(json.dumps(complete, sort_keys=True).encode()).hexdigest()[:8]
+    if not (Path(folder) / f"{layout}_{short}").exists():
+        _logger.info("Making a simulated cohort, once: %s", ", ".join(f"{key} {value}" for key, value in complete.items()))
     path: Path = generator(Path(folder) / f"{layout}_{short}", **parameters)
     _logger.warning("SIMULATED DATA: these are not patients. No result on them supports a clinical claim. Cohort: %s", path)
     return path
