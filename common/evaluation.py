@@ -85,6 +85,33 @@ def draw_case(evaluator: Evaluator, index: int, inputs: Sequence[str], title: st
     return case_picture(case, result, inputs, title)
 
 
+def report_figures(
+    evaluator: Evaluator, rows: Sequence[Mapping[str, Any]], tables: Sequence[Any], inputs: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Figures of a report: best, median and worst case, Dice against lesion load, reliability of the mean probability.
+
+    Args:
+        evaluator: as for :func:`evaluate`.
+        rows: one per case of the evaluator's data set, in its order.
+        tables: reliability table of each case.
+        inputs: names of the image channels.
+
+    Returns:
+        Dicts with ``caption`` and ``png``.
+    """
+    ids, figures = [row["id"] for row in rows], []
+    for role, case in pick_cases(rows).items():
+        index = ids.index(case)
+        caption = f"{role}: {case}, Dice {rows[index]['dice']:.3f}"
+        figures.append({"caption": caption, "png": draw_case(evaluator, index, inputs, caption)})
+    load, dice = ([float(row[key]) for row in rows] for key in ("lesion_load", "dice"))
+    figures.append({"caption": "Dice against lesion load", "png": load_figure(load, dice)})
+    bins = pool_reliability(tables)
+    bin_rows = [dict(zip(bins, values, strict=True)) for values in zip(*bins.values(), strict=True)]
+    figures.append({"caption": "Reliability of the mean probability", "png": reliability_figure(bin_rows)})
+    return figures
+
+
 def evaluate(
     evaluator: Evaluator,
     output_dir: str,
@@ -118,28 +145,19 @@ def evaluate(
     summary = summarise(rows.rows)
     write_text(Path(output_dir) / "summary.json", json.dumps({"title": title, "simulated": simulated, **summary}, indent=2) + "\n")
     table = summary_rows(summary)
-    ids = [str(row["id"]) for row in rows.rows]
-    chosen = {role: ids.index(case) for role, case in pick_cases(rows.rows).items()}
-    captions = {role: f"{role}: {ids[i]}, Dice {rows.rows[i]['dice']:.3f}" for role, i in chosen.items()}
-    figures = [{"caption": captions[role], "png": draw_case(evaluator, i, inputs, captions[role])} for role, i in chosen.items()]
-    load, dice = ([float(row[key]) for row in rows.rows] for key in ("lesion_load", "dice"))
-    figures.append({"caption": "Dice against lesion load", "png": load_figure(load, dice)})
-    bins = pool_reliability(measure.tables)
-    bin_rows = [dict(zip(bins, values, strict=True)) for values in zip(*bins.values(), strict=True)]
-    figures.append({"caption": "Reliability of the mean probability", "png": reliability_figure(bin_rows)})
     path = write_report(
         output_dir,
         title,
         simulated=simulated,
-        data_note=f"{len(ids)} cases. {data_note}",
+        data_note=f"{len(rows.rows)} cases. {data_note}",
         summary=table,
         rows=rows.rows,
         curves=read_log(training_log) if training_log else [],
-        figures=figures,
+        figures=report_figures(evaluator, rows.rows, measure.tables, inputs),
         notes=list(notes),
         config=running_config(),
     )
     banner = "SIMULATED DATA, not patients. " if simulated else ""
-    logger.info("%s%s, %d cases (%d in the data set):\n%s", banner, title, len(ids), len(loader.dataset), as_table(table))
+    logger.info("%s%s, %d cases (%d in the data set):\n%s", banner, title, len(rows.rows), len(loader.dataset), as_table(table))
     logger.info("Report: %s", path.resolve())
     return table

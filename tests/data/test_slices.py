@@ -120,7 +120,7 @@ def test_workers_started_by_spawn_read_the_same_slices(tmp_path):
         "if __name__ == '__main__':\n"
         "    flips = Compose([RandFlipd(['image', 'label'], prob=0.0, spatial_axis=0)])\n"
         "    data = SliceDataset([{'k': 0}, {'k': 100}], volume, keys=('image', 'label'), augment=flips, progress=False)\n"
-        "    both = [torch.cat([b['image'] for b in DataLoader(data, 4, num_workers=n, **more)])\n"
+        "    both = [torch.cat([b['image'] for b in DataLoader(data, batch_size=4, num_workers=n, **more)])\n"
         "            for n, more in ((0, {}), (1, {'multiprocessing_context': 'spawn'}))]\n"
         "    assert torch.equal(*both), both\n"
         "    print('equal')\n"
