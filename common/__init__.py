@@ -29,7 +29,8 @@ def user_error_in(error: BaseException | None) -> UserError | None:
     return None
 
 
-def _print_user_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def print_user_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An ``excepthook``: the text of a ``UserError`` alone, a traceback for everything else."""
     mistake = user_error_in(error)
     if mistake is None:
         sys.__excepthook__(kind, error, trace)
@@ -46,7 +47,7 @@ def require(version: str) -> None:
     Raises:
         UserError: this package has another version.
     """
-    sys.excepthook = _print_user_error
+    sys.excepthook = print_user_error
     if version != __version__:
         raise UserError(
             f"The config needs package 'common' {version}, but {__version__} is imported from {os.path.dirname(__file__)}. "

@@ -1,7 +1,8 @@
-"""Read a checkpoint of the released LADP code into our network."""
+"""Read a checkpoint of the released LADP code into our network: ``python -m common.networks.convert CHECKPOINT MODELS_DIR``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -9,10 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from common.atomic import save_tensors, write_text
 from common.errors import UserError
 from common.networks.standardized import Standardized
 from common.networks.ternausnet import TernausNet
-from common.weights import read_weights
+from common.weights import RECORD, read_weights
 
 # Normalisation constants of the released code (ADC in 1e-6 mm2/s, Z_ADC); methods of the code, not of the paper.
 RELEASED_MEAN = (1350.2495, 0.34669298)
@@ -96,3 +98,37 @@ def convert_ladp_checkpoint(source: str | Path | Mapping[str, torch.Tensor], net
     network.mean.copy_(torch.tensor(RELEASED_MEAN + RELEASED_MEAN[1:] * (len(network.mean) - 2)))
     network.std.copy_(torch.tensor(RELEASED_STD + RELEASED_STD[1:] * (len(network.std) - 2)))
     return rows
+
+
+def convert_file(checkpoint: str, models_dir: str, width: float = 1.0) -> None:
+    """Write ``model.pt`` and its record from a released checkpoint, and print what became of each tensor.
+
+    Args:
+        checkpoint: file of the released LADP code.
+        models_dir: folder for the result; it must hold no weights yet.
+        width: factor on the channels, 1 in the released network.
+
+    Raises:
+        UserError: see :func:`convert_ladp_checkpoint`; or there are weights already.
+    """
+    target = Path(models_dir) / "model.pt"
+    if target.exists():
+        raise UserError(f"{target} exists already; name another folder, so that nothing is lost.")
+    settings = {"image_size": 256, "encoder": "vgg16", "width": width, "hidden": 64, "background": -6.0}
+    network = Standardized(TernausNet(2, encoder="vgg16", width=width, hidden=64), channels=2)
+    for row in convert_ladp_checkpoint(checkpoint, network):
+        print(f"{row.source:<36} {row.target:<34} {row.outcome}")
+    record = {"bundle": "ladp", "members": [target.name], "source": Path(checkpoint).name, "simulated": False, "settings": settings}
+    write_text(target.with_name(RECORD), json.dumps(record, indent=2) + "\n")
+    print(save_tensors(target, network.state_dict()))
+
+
+if __name__ == "__main__":
+    import sys
+
+    import fire
+
+    from common import print_user_error
+
+    sys.excepthook = print_user_error
+    fire.Fire(convert_file)

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.networks.convert import RELEASED_MEAN, RELEASED_STD, convert_ladp_checkpoint
+from common.networks.convert import RELEASED_MEAN, RELEASED_STD, convert_file, convert_ladp_checkpoint
 from common.networks.standardized import Standardized
 from common.networks.ternausnet import TernausNet
+from common.weights import load_weights, member_files, read_record
 
 WIDTH = 1 / 8
 VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
@@ -217,3 +218,15 @@ def test_a_file_that_is_no_checkpoint_is_an_error(tmp_path):
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(UserError, match=r"text\.pth cannot be read as weights"):
         convert_ladp_checkpoint(tmp_path / "text.pth", ours())
+
+
+def test_the_command_writes_weights_that_the_inference_config_describes(released, tmp_path, capsys):
+    torch.save(released.state_dict(), tmp_path / "released.pt")
+    convert_file(str(tmp_path / "released.pt"), str(tmp_path / "models"), WIDTH)
+    assert "transferred: the two Z_ADC inputs added up" in capsys.readouterr().out
+    settings = read_record(tmp_path / "models")["settings"]
+    body = TernausNet(2, encoder=settings["encoder"], width=settings["width"], hidden=settings["hidden"])
+    network = Standardized(body, channels=2, background=settings["background"])
+    load_weights(network, member_files(tmp_path / "models")[0])
+    with pytest.raises(UserError, match="exists already; name another folder"):
+        convert_file(str(tmp_path / "released.pt"), str(tmp_path / "models"))
