@@ -33,8 +33,8 @@ def _conv_relu(inputs: int, outputs: int) -> list[nn.Module]:
 def initialise(network: nn.Module) -> None:
     """Draw convolutions by the rule of He et al. (2015), which keeps the size of activations where there is no normalisation.
 
-    Deviation: torchvision draws VGG's encoder so, and the released decoder by torch's default; with that some seeds of a
-    narrow network never left a Dice of 0 (measured, see docs/README.md of ``ladp``).
+    Deviation: torchvision draws VGG's encoder so, and the released decoder by torch's default; with that narrow networks
+    learned later and on some seeds not at all within 12 epochs (measured, see docs/results.md of ``ladp``).
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
