@@ -19,7 +19,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common.transforms.roi_noise import RandRoiNoise, signed_distance
+from common.transforms.roi_noise import RandRoiNoise
+from common.transforms.signed_distance import signed_distance
 
 GAMMA, SIGMA_ROI, SIGMA_REST = 0.95, 1.5, 0.8
 TARGET = 4.0

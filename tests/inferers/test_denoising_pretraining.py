@@ -6,7 +6,8 @@ from torch import nn
 from common.errors import UserError
 from common.inferers.denoising_pretraining import DenoisingPretraining
 from common.networks.standardized import Standardized
-from common.transforms.roi_noise import RandRoiNoise, signed_distance
+from common.transforms.roi_noise import RandRoiNoise
+from common.transforms.signed_distance import signed_distance
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import torch
 
 from common.inferers.fine_tuning import FineTuning
 from common.transforms.carvemix import RandCarveMix
-from common.transforms.roi_noise import signed_distance
+from common.transforms.signed_distance import signed_distance
 
 
 def batch(count=4):

@@ -4,7 +4,8 @@ import torch
 
 from common.errors import UserError
 from common.transforms.carvemix import RandCarveMix, carve_and_mix
-from common.transforms.roi_noise import deepest, roi_indicator, roi_threshold, signed_distance
+from common.transforms.roi_noise import deepest, roi_indicator, roi_threshold
+from common.transforms.signed_distance import signed_distance
 
 
 def batch(lesions=(True, True, True, False), size=(16, 12), channels=2):

@@ -9,18 +9,8 @@ from scipy.ndimage import distance_transform_edt
 from scipy.stats import kstest
 
 from common.errors import UserError
-from common.transforms.roi_noise import (
-    RandRoiNoise,
-    RandRoiNoised,
-    SignedDistanced,
-    deepest,
-    diffuse,
-    noise_field,
-    roi_indicator,
-    roi_threshold,
-    signed_distance,
-    slicewise_signed_distance,
-)
+from common.transforms.roi_noise import RandRoiNoise, RandRoiNoised, deepest, diffuse, noise_field, roi_indicator, roi_threshold
+from common.transforms.signed_distance import SignedDistanced, signed_distance, slicewise_signed_distance
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 7), st.integers(1, 6)))
 
