@@ -15,6 +15,7 @@ from monai.utils import ensure_tuple
 from common.atomic import write_text
 from common.charts import load_figure, reliability_figure
 from common.data.dataset import is_simulated
+from common.data.splits import fingerprints
 from common.handlers.case_pictures import case_picture, volume
 from common.handlers.epoch_log import read_log
 from common.inference import CaseRows, run_case, run_cases
@@ -23,6 +24,7 @@ from common.metrics.case_metrics import measure_case, summarise
 from common.report import pick_cases, write_report
 from common.run_record import running_config
 from common.transforms.load_case import LoadCased
+from common.weights import read_record
 
 logger = logging.getLogger("brain_bundles")
 
@@ -65,6 +67,22 @@ def made_by_simulation(cases: Sequence[Mapping[str, Any]]) -> bool:
     """Whether any case comes from a simulated cohort (``SIMULATED.txt`` near its image)."""
     files = [Path(ensure_tuple(case["image"])[0]) for case in cases]
     return any(is_simulated(folder) for folder in {f.parent for f in files} | {f.parent.parent for f in files})
+
+
+def trained_on_note(cases: Sequence[Mapping[str, Any]], ckpt_dir: str | None) -> list[str]:
+    """A note, also logged as a warning, when cases that are measured were trained on; empty when none was.
+
+    Args:
+        cases: the cases that are measured.
+        ckpt_dir: folder of the weights; None where nothing was trained.
+    """
+    trained_on = set(read_record(ckpt_dir).get("trained_on", [])) if ckpt_dir is not None else set()
+    seen = sum(mark in trained_on for mark in fingerprints(cases)) if trained_on else 0
+    if not seen:
+        return []
+    note = f"{seen} of {len(cases)} cases were trained on: the numbers are too good. Give the fold, folds and seed of the training."
+    logger.warning("%s", note)
+    return [note]
 
 
 def draw_case(evaluator: Evaluator, index: int, inputs: Sequence[str], title: str) -> bytes:
@@ -119,6 +137,7 @@ def evaluate(
     inputs: Sequence[str],
     data_note: str = "",
     notes: Sequence[str] = (),
+    ckpt_dir: str | None = None,
     training_log: str | None = None,
 ) -> list[dict[str, Any]]:
     """Measure every case of an evaluator; writes ``metrics.csv``, ``summary.json`` and ``report.html``, prints the summary.
@@ -130,6 +149,7 @@ def evaluate(
         inputs: names of the image channels, for the pictures.
         data_note: what data it was.
         notes: what was not verified.
+        ckpt_dir: folder of the weights, whose record tells which cases they were trained on; None where nothing was trained.
         training_log: ``training.csv`` for the loss curves.
 
     Returns:
@@ -137,6 +157,7 @@ def evaluate(
     """
     loader: Any = evaluator.data_loader
     simulated = made_by_simulation(loader.dataset.data)
+    notes = [*trained_on_note(loader.dataset.data, ckpt_dir), *notes]
     measure = CaseMeasure()
     rows = CaseRows(measure, str(Path(output_dir) / "metrics.csv"))
     handle = evaluator.add_event_handler(Events.ITERATION_COMPLETED, rows.add)
@@ -154,7 +175,7 @@ def evaluate(
         rows=rows.rows,
         curves=read_log(training_log) if training_log else [],
         figures=report_figures(evaluator, rows.rows, measure.tables, inputs),
-        notes=list(notes),
+        notes=notes,
         config=running_config(),
     )
     banner = "SIMULATED DATA, not patients. " if simulated else ""

@@ -109,19 +109,28 @@ def split_cases(
     return split
 
 
-def part_of(split: Mapping[str, list[Case]], name: str) -> list[Case]:
-    """Cases of one part of a split.
+def cases_to_evaluate(cases: Sequence[Case], part: str = "validate", fold: int = 0, folds: int = 5, seed: int = 0) -> list[Case]:
+    """Cases that an evaluation measures.
 
     Args:
-        split: as ``split_cases`` returns it.
-        name: ``train``, ``validate`` or ``all``.
+        cases: all cases of the data set.
+        part: ``validate`` or ``train`` of the fold, or ``all``, which needs no folds.
+        fold: see :func:`split_cases`.
+        folds: see :func:`split_cases`.
+        seed: see :func:`split_cases`.
 
     Raises:
-        UserError: no such part.
+        UserError: no such part, or an impossible fold.
     """
-    if name not in split:
-        raise UserError(f"part: got '{name}', expected one of {', '.join(split)}.")
-    return split[name]
+    if part not in ("train", "validate", "all"):
+        raise UserError(f"evaluate_on: got '{part}', expected one of train, validate, all.")
+    return sorted(cases, key=lambda case: case["id"]) if part == "all" else split_cases(cases, fold, folds, seed)[part]
+
+
+def fingerprints(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells a case again, wherever it lies: the start of the SHA-256 of its first image file, 16 digits."""
+    files = [case["image"] if isinstance(case["image"], str) else case["image"][0] for case in cases]
+    return [hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] for file in files]
 
 
 def write_split(

@@ -235,11 +235,26 @@ def test_weights_of_another_size_are_refused_with_the_settings_they_were_trained
     assert "trained with another network" in text and "'width': 0.0625" in text
 
 
+def test_measuring_what_was_trained_on_is_said_in_the_report(evaluated: Path, trained_ladp: Any, tmp_path: Path) -> None:
+    trained = len(json.loads((trained_ladp.output_dir / "split.json").read_text(encoding="utf-8"))["train"])
+    cases = len(list((trained_ladp.dataset_dir / "3LABEL").glob("*.mha")))
+    assert f"{trained} of {cases} cases were trained on" in (evaluated / "report.html").read_text(encoding="utf-8")
+    paths = trained_ladp.paths | {"output_dir": str(tmp_path)}
+    run(make_workflow("train.json", "smoke.json", "evaluate.json", **paths))
+    assert "cases were trained on" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    run(
+        make_workflow(
+            "train.json", "smoke.json", "evaluate.json", "variant_zscore_rule.json", evaluate_on="all", **paths | {"ckpt_dir": None}
+        )
+    )
+    assert "cases were trained on" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_an_unknown_part_to_evaluate_on_is_refused_with_the_parts_there_are(trained_ladp: Any, tmp_path: Path) -> None:
     paths = trained_ladp.paths | {"output_dir": str(tmp_path)}
     with pytest.raises(RuntimeError) as caught:
         run(make_workflow("train.json", "smoke.json", "evaluate.json", evaluate_on="test", **paths))
-    assert messages(caught.value) == "part: got 'test', expected one of train, validate, all."
+    assert messages(caught.value) == "evaluate_on: got 'test', expected one of train, validate, all."
 
 
 @pytest.mark.parametrize("overlay", [(), ("variant_no_pretraining.json",)])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data.splits import split_cases
+from common.data.splits import cases_to_evaluate, fingerprints, split_cases
 from common.errors import UserError
 
 
@@ -97,3 +97,18 @@ def test_the_record_holds_ids_and_a_digest_of_all_folds_but_no_paths(tmp_path: P
     split_cases(cases, 0, 3, seed=2, output_file=tmp_path / "other.json")
     assert json.loads((tmp_path / "other.json").read_text())["sha256_of_all_folds"] != records[0]["sha256_of_all_folds"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["split_0.json", "split_1.json"]
+
+
+def test_all_cases_can_be_evaluated_however_few_there_are() -> None:
+    cases = cases_of([1, 1])
+    assert cases_to_evaluate(cases, "all") == cases
+    assert cases_to_evaluate(cases_of([1] * 10), "validate", 1, 5, 3) == split_cases(cases_of([1] * 10), 1, 5, 3)["validate"]
+    with pytest.raises(UserError, match="evaluate_on: got 'test', expected one of train, validate, all"):
+        cases_to_evaluate(cases, "test")
+
+
+def test_a_case_is_known_again_by_its_content_under_another_name(tmp_path: Path) -> None:
+    for name, content in {"one": b"a", "copy of one": b"a", "two": b"b"}.items():
+        (tmp_path / name).write_bytes(content)
+    one, again, two = fingerprints([{"image": [str(tmp_path / name), "other"]} for name in ("one", "copy of one", "two")])
+    assert one == again != two and fingerprints([{"image": str(tmp_path / "two")}]) == [two]
