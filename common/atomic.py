@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,15 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Write a UTF-8 text file atomically."""
     return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write rows as CSV atomically; columns in order of appearance, empty where a row has no value."""
+    lines, text = list(rows), io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in lines for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return write_text(path, text.getvalue())
 
 
 def save_tensors(path: str | os.PathLike[str], content: Any) -> Path:

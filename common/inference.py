@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.engines import Evaluator
@@ -17,9 +13,12 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from common import user_error_in
-from common.atomic import write_text
+from common.atomic import write_csv
+from common.data.cases import volume_stem
 from common.errors import UserError
+from common.handlers.case_pictures import volume
 from common.metrics.detection import count_components
+from common.metrics.overlap import volume_ml
 
 logger = logging.getLogger("brain_bundles")
 
@@ -51,25 +50,13 @@ class CaseRows:
         for item, result in zip(batch, output, strict=True):
             self.rows.append({"id": case_id(item), **self.describe(item, result)})
         if self.output_file is not None:
-            write_rows(self.output_file, self.rows)
+            short = [{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in self.rows]
+            write_csv(self.output_file, short)
 
 
 def case_id(item: Mapping[str, Any]) -> str:
     """Name of a case: its ``id``, or the file name of its image."""
-    if "id" in item:
-        return str(item["id"])
-    name = Path(str(item["image"].meta["filename_or_obj"])).name
-    return name.split(".")[0]
-
-
-def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, atomically; columns in order of appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    write_text(path, text.getvalue())
+    return str(item["id"]) if "id" in item else volume_stem(item["image"].meta["filename_or_obj"])
 
 
 def describe_lesion(item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,10 +66,10 @@ def describe_lesion(item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[
         item: holds ``brain`` and the geometry, ``(1, X, Y, Z)``.
         result: holds ``pred``, the lesion mask, ``(1, X, Y, Z)``.
     """
-    mask, brain = np.asarray(result["pred"][0].cpu()) > 0, np.asarray(item["brain"][0].cpu()) > 0
-    millilitre = float(np.prod(np.asarray(item["brain"].pixdim[:3]))) / 1000
+    mask, brain = volume(result["pred"]) > 0, volume(item["brain"]) > 0
+    spacing = [float(edge) for edge in item["brain"].pixdim[:3]]
     share = 100 * mask.sum() / max(brain.sum(), 1)
-    return {"lesion_ml": float(mask.sum() * millilitre), "components": count_components(mask), "percent_of_brain": float(share)}
+    return {"lesion_ml": volume_ml(mask, spacing), "components": count_components(mask), "percent_of_brain": float(share)}
 
 
 def run_case(evaluator: Evaluator, index: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

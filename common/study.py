@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +174,7 @@ def _write(
     tests: Sequence[Mapping[str, Any]],
 ) -> list[Path]:
     """Write the tables, each under its name only when complete."""
-    from common.atomic import write_text
+    from common.atomic import write_csv
 
     flat = [
         {"method": method, "cases": len(rows[method]), "mean_rank": ranks[method]}
@@ -186,16 +184,7 @@ def _write(
     tables: dict[str, list[Mapping[str, Any]]] = {"metrics.csv": [row for own in rows.values() for row in own], "summary.csv": [*flat]}
     if tests:
         tables["comparisons.csv"] = [dict(test) for test in tests]
-    return [write_text(folder / name, _csv(table)) for name, table in tables.items()]
-
-
-def _csv(table: Iterable[Mapping[str, Any]]) -> str:
-    lines = list(table)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return [write_csv(folder / name, table) for name, table in tables.items()]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import io
 import logging
 import math
 import time
@@ -13,9 +12,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from common.atomic import write_text
-
-COLUMNS = ("member", "stage", "epoch", "loss", "metric", "seconds")
+from common.atomic import write_csv
 
 
 class EpochLog:
@@ -71,11 +68,7 @@ class EpochLog:
         rows = [] if fresh else read_log(path)
         place = [row[key] for key in ("member", "stage", "epoch")]
         rows = [r for r in rows if [r[key] for key in ("member", "stage", "epoch")] != place] + [row]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(path, text.getvalue())
+        write_csv(path, rows)
 
     def _write_tensorboard(self, row: dict[str, Any]) -> None:
         if importlib.util.find_spec("tensorboard") is None:
