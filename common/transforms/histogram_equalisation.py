@@ -1,0 +1,71 @@
+"""Histogram equalisation of CT by one fixed map fitted on the training set.
+
+MONAI's ``HistogramNormalize`` equalises each volume by itself; there a large bleed would change the very map that should show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from common.errors import UserError
+
+HU_RANGE = (-1024.0, 3071.0)
+"""Lowest and highest value of a 12-bit CT, HU; the lowest marks everything outside the head."""
+
+
+def count_intensities(volumes: Iterable[torch.Tensor], bins: int) -> torch.Tensor:
+    """Histogram of all foreground voxels of many volumes.
+
+    Args:
+        volumes: HU, any shape, any number type; voxels at the lower end of ``HU_RANGE`` are background and do not count.
+        bins: number of bins over ``HU_RANGE``.
+
+    Returns:
+        ``(bins,)`` float64.
+    """
+    counts = torch.zeros(bins, dtype=torch.float64)
+    for volume in volumes:
+        voxels = torch.as_tensor(volume).flatten()
+        voxels = voxels[voxels > HU_RANGE[0]].float().clamp(*HU_RANGE)
+        counts += torch.histc(voxels, bins, *HU_RANGE).double()
+    return counts
+
+
+def fit_equalisation(counts: torch.Tensor) -> torch.Tensor:
+    r"""Levels at the edges of the bins: the share of foreground voxels below each, :math:`F(e_k) = \sum_{j<k} n_j / \sum_j n_j`.
+
+    Args:
+        counts: histogram, ``(bins,)``.
+
+    Returns:
+        ``(bins + 1,)`` float32, from 0 to 1, never falling.
+
+    Raises:
+        UserError: an empty histogram.
+
+    Source: Bieder et al., MIDL 2022, Sec. 3.3 (histogram equalisation; over what is not stated).
+    """
+    total = float(counts.sum())
+    if total <= 0:
+        raise UserError("Histogram equalisation: found no foreground voxel in the training volumes; check that they are head CTs in HU.")
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0) / total]).clamp(max=1).float()
+
+
+def equalise(volume: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    """Map HU to [0, 1] by linear interpolation between the levels.
+
+    Args:
+        volume: HU, any shape; values beyond ``HU_RANGE`` count as its ends.
+        levels: as :func:`fit_equalisation` gives them, ``(bins + 1,)``.
+
+    Returns:
+        float32 (float64 where the levels are), shape of ``volume``; background is 0.
+    """
+    low, high = HU_RANGE
+    bins = len(levels) - 1
+    place = (volume.to(levels.dtype).clamp(low, high) - low) * (bins / (high - low))
+    index = place.long().clamp_(max=bins - 1)
+    below, above = levels[index], levels[index + 1]
+    return torch.lerp(below, above, place - index)
