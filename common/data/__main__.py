@@ -11,18 +11,19 @@ from typing import Any
 from common.errors import UserError
 
 
-def check(layout: str, dataset_dir: str, inputs: str | tuple[str, ...] | None = None) -> None:
+def check(layout: str, dataset_dir: str, inputs: str | tuple[str, ...] | None = None, manifest: str | None = None) -> None:
     """Say what is in a data set and what is wrong with it, one line per finding; exit code 1 if anything is.
 
     Args:
-        layout: layout of the public data set, e.g. bonbid; tables, BIDS trees, datalists and 4D files are recognised.
+        layout: layout of the public data set, e.g. bonbid or cq500; tables, BIDS trees, datalists and 4D files are recognised.
         dataset_dir: folder or file.
         inputs: names of the inputs, parted by commas; the layout's by default.
+        manifest: CSV that says of every series why it was kept or dropped (cq500); cq500_series.csv in the working directory by default.
     """
     from common.data.check import print_check
 
     names = inputs.split(",") if isinstance(inputs, str) else inputs
-    code = print_check(layout, str(dataset_dir), names)
+    code = print_check(layout, str(dataset_dir), names, manifest)
     if code:
         raise SystemExit(code)
 

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from common.data.cases import Case, finish_cases, list_volumes, some, volume_stem
+from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, some, volume_stem
 from common.errors import UserError
 
 TREE = """BONBID2023_Train/
@@ -141,6 +141,22 @@ def complete_cases(files: dict[str, dict[Key, list[Path]]]) -> list[Case]:
             case["label"] = single["label"][key]
         cases.append(case)
     return cases
+
+
+def check_bonbid(dataset_dir: Path) -> tuple[list[Finding], list[Case]]:
+    """Companions and counts of the training archive, file by file, and the cases that are complete; a container's cases as they are."""
+    root = find_training_root(dataset_dir)
+    if root is None:
+        return [], read_bonbid(dataset_dir)
+    files, strange = index_training(root)
+    counts = {kind: sum(map(len, found.values())) for kind, found in files.items()}
+    findings = [Finding("ok", ", ".join(f"{FOLDERS[kind]}: {count} files" for kind, count in counts.items()))]
+    findings += [Finding("error", text) for text in companion_errors(files)]
+    findings += [Finding("note", f"{path}: ignored, its name does not fit the layout") for path in strange]
+    count = len(files["adc"])
+    level = "ok" if count == PUBLIC_CASES or is_simulated(root) else "note"
+    findings.append(Finding(level, f"{count} cases with an ADC map; the public training release has {PUBLIC_CASES}"))
+    return findings, complete_cases(files)
 
 
 def _read_container(root: Path) -> list[Case]:

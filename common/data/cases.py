@@ -6,12 +6,21 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.errors import UserError
 
 Case = dict[str, Any]
-"""``{"id": str, "subject": str, "image": [path per input] or path of a 4D file}`` and, where known, ``"label"``, ``"fold"``, ``"age"``."""
+"""``{"id": str, "subject": str, "image": [path per input] or path of a 4D file}`` and, where known, ``"label"``, ``"fold"``, ``"age"``,
+and of head CTs ``"findings"`` ({name: 0 or 1}), ``"reads"`` ({name: [0 or 1 per reader]}), ``"healthy"`` (bool), ``"truth"`` (path)."""
+
+
+class Finding(NamedTuple):
+    """One line of a check: ``level`` is "ok", "note" (worth a look) or "error" (a run would stop or be wrong)."""
+
+    level: str
+    text: str
+
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 
@@ -52,6 +61,13 @@ def existing(path: str, folder: Path, where: str) -> str:
             f"{where}: names {path}, but {result} does not exist; relative paths start at the folder of the file that names them."
         )
     return result
+
+
+def is_simulated(dataset_dir: str | os.PathLike[str]) -> bool:
+    """Whether data were made by the simulator: ``SIMULATED.txt`` lies in the folder or at most four above, as above a DICOM series."""
+    path = Path(os.path.abspath(Path(dataset_dir).expanduser()))
+    folder = path.parent if path.is_file() else path
+    return any((place / "SIMULATED.txt").is_file() for place in (folder, *folder.parents[:4]))
 
 
 def subject_of(name: str) -> str:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from common.data import bonbid
-from common.data.cases import Case, some
-from common.data.dataset import detect_form, find_cases, get_layout, is_simulated
+from common.atomic import write_csv
+from common.data.cases import Case, Finding, is_simulated, some
+from common.data.dataset import Layout, detect_form, find_cases, get_layout
 from common.errors import UserError
 
-
-class Finding(NamedTuple):
-    """One line of the check: ``level`` is "ok", "note" (worth a look) or "error" (a run would stop or be wrong)."""
-
-    level: str
-    text: str
+EMPTY_LABEL = "the label is empty"
+"""Counted, not told case by case: a case without a lesion is no mistake."""
 
 
 def check_dataset(layout: str, dataset_dir: str | os.PathLike[str], inputs: Sequence[str] | None = None) -> Iterator[Finding]:
@@ -34,48 +30,32 @@ def check_dataset(layout: str, dataset_dir: str | os.PathLike[str], inputs: Sequ
     Yields:
         Findings: the form, the files, every case that cannot be used, and counts.
     """
-    names = tuple(inputs or get_layout(layout).inputs)
+    known = get_layout(layout)
+    names = tuple(inputs or known.inputs)
     path = Path(dataset_dir).expanduser()
     try:
         form = detect_form(path, layout)
         yield Finding("ok", f"{path}: {f'the layout of {layout}' if form == 'layout' else form}")
         if is_simulated(path):
             yield Finding("note", "simulated cohort (SIMULATED.txt): these are not patients")
-        root = bonbid.find_training_root(path) if form == "layout" and layout == "bonbid" else None
-        if root is not None:
-            files, strange = bonbid.index_training(root)
-            yield from _check_training_files(root, files, strange)
-            cases = bonbid.complete_cases(files)
-        else:
-            cases = find_cases(path, layout, names)
+        findings, cases = known.check(path) if form == "layout" else ([], find_cases(path, layout, names))
+        yield from findings
     except UserError as error:
         yield Finding("error", str(error))
         return
-    yield from _check_counts(cases)
-    yield from _check_volumes(cases, names)
+    yield from _check_counts(cases, "findings" if known.findings else "label")
+    yield from _check_volumes(cases, names, known)
 
 
-def _check_training_files(root: Path, files: dict[str, dict[bonbid.Key, list[Path]]], strange: list[Path]) -> Iterator[Finding]:
-    """Companions and counts of BONBID-HIE's training archive."""
-    counts = {kind: sum(map(len, found.values())) for kind, found in files.items()}
-    yield Finding("ok", ", ".join(f"{bonbid.FOLDERS[kind]}: {count} files" for kind, count in counts.items()))
-    for text in bonbid.companion_errors(files):
-        yield Finding("error", text)
-    for path in strange:
-        yield Finding("note", f"{path}: ignored, its name does not fit the layout")
-    count = len(files["adc"])
-    level = "ok" if count == bonbid.PUBLIC_CASES or is_simulated(root) else "note"
-    yield Finding(level, f"{count} cases with an ADC map; the public training release has {bonbid.PUBLIC_CASES}")
-
-
-def _check_counts(cases: Sequence[Case]) -> Iterator[Finding]:
-    """Cases, subjects, labels, ages and folds."""
+def _check_counts(cases: Sequence[Case], truth: str) -> Iterator[Finding]:
+    """Cases, subjects, labels (or findings), ages and folds."""
     subjects = {case["subject"] for case in cases}
     yield Finding("ok" if cases else "error", f"{len(cases)} complete cases of {len(subjects)} subjects")
-    bare = [case["id"] for case in cases if "label" not in case]
+    bare = [case["id"] for case in cases if truth not in case]
     if bare:
-        yield Finding("note", f"{len(bare)} cases without a label (fine for inference, not for training): {some(bare)}")
-    for key in ("age", "fold"):
+        what = "a label (fine for inference, not for training)" if truth == "label" else f"{truth} (fine for inference, not for evaluation)"
+        yield Finding("note", f"{len(bare)} cases without {what}: {some(bare)}")
+    for key in ("age", "fold", "healthy"):
         present = sum(key in case for case in cases)
         if 0 < present < len(cases):
             level = "error" if key == "fold" else "note"
@@ -84,33 +64,46 @@ def _check_counts(cases: Sequence[Case]) -> Iterator[Finding]:
             )
 
 
-def _check_volumes(cases: Sequence[Case], inputs: Sequence[str]) -> Iterator[Finding]:
+def _check_volumes(cases: Sequence[Case], inputs: Sequence[str], layout: Layout) -> Iterator[Finding]:
     """Every file of every case: readable, one grid, finite, label values, plausible ranges."""
     from tqdm import tqdm
 
-    from common.transforms.load_case import LoadCased
-
-    load = LoadCased(channels=len(inputs), brain_key="brain" if "adc" in inputs else None, brain_channel=_channel("adc", inputs))
+    look = layout.look or _loader(inputs)
     shapes: Counter[tuple[int, ...]] = Counter()
     spacings, broken, empty = [], 0, 0
     for case in tqdm(cases, desc="Reading", leave=False, disable=None):
         try:
-            volume = load(case)
+            shape, spacing, oddities = look(case)
         except UserError as error:
             broken += 1
             yield Finding("error", f"case {case['id']}: {error}")
             continue
-        shapes[tuple(volume["image"].shape[1:])] += 1
-        spacings.append(volume["image"].pixdim.numpy())
-        empty += int("label" in volume and not volume["label"].any())
-        yield from (Finding("note", f"case {case['id']}: {text}") for text in implausible(volume, inputs))
+        shapes[shape] += 1
+        spacings.append(spacing)
+        empty += EMPTY_LABEL in oddities
+        yield from (Finding("note", f"case {case['id']}: {text}") for text in oddities if text != EMPTY_LABEL)
     if spacings:
         low, high = np.min(spacings, axis=0), np.max(spacings, axis=0)
         sizes = some((" x ".join(map(str, shape)) + f" ({count})" for shape, count in shapes.most_common()), 4)
         yield Finding("ok", f"grids: {sizes}; spacing {_triple(low)} to {_triple(high)} mm")
-    yield Finding(
-        "error" if broken else "ok", f"{len(cases) - broken} of {len(cases)} complete cases can be used; {empty} labels are empty"
-    )
+    labels = "" if layout.findings else f"; {empty} labels are empty"
+    yield Finding("error" if broken else "ok", f"{len(cases) - broken} of {len(cases)} complete cases can be used{labels}")
+
+
+def _loader(inputs: Sequence[str]) -> Callable[[Case], tuple[tuple[int, ...], tuple[float, ...], list[str]]]:
+    """Function that reads a case with ``LoadCased``: its shape, spacing in mm, and what is odd."""
+    from common.transforms.load_case import LoadCased
+
+    load = LoadCased(channels=len(inputs), brain_key="brain" if "adc" in inputs else None, brain_channel=_channel("adc", inputs))
+
+    def look(case: Case) -> tuple[tuple[int, ...], tuple[float, ...], list[str]]:
+        keyed: Any = case  # its keys are str, those of MONAI any Hashable
+        volume = load(keyed)
+        empty = [EMPTY_LABEL] if "label" in volume and not volume["label"].any() else []
+        spacing = tuple(float(step) for step in volume["image"].pixdim)
+        return tuple(volume["image"].shape[1:]), spacing, implausible(volume, inputs) + empty
+
+    return look
 
 
 def implausible(volume: dict[Any, Any], inputs: Sequence[str]) -> list[str]:
@@ -152,13 +145,20 @@ def _triple(values: np.ndarray) -> str:
     return " x ".join(f"{value:.3g}" for value in values)
 
 
-def print_check(layout: str, dataset_dir: str | os.PathLike[str], inputs: Sequence[str] | None = None) -> int:
+def print_check(
+    layout: str,
+    dataset_dir: str | os.PathLike[str],
+    inputs: Sequence[str] | None = None,
+    manifest: str | os.PathLike[str] | None = None,
+) -> int:
     """Print the findings and a last line with their number.
 
     Args:
         layout: name of the public layout.
         dataset_dir: file or folder.
         inputs: names of the inputs in channel order; None takes the layout's.
+        manifest: CSV for what was chosen from a tree of several series per case, and why; None writes ``<layout>_series.csv`` in the
+            working directory. Only for layouts in which something is chosen.
 
     Returns:
         Exit code: 1 when there is an error, else 0.
@@ -168,4 +168,8 @@ def print_check(layout: str, dataset_dir: str | os.PathLike[str], inputs: Sequen
         counts[finding.level] += 1
         print(f"{finding.level.upper():5}  {finding.text}", flush=True)
     print(f"Checked {dataset_dir}: {counts['error']} errors, {counts['note']} notes.")
+    known, path = get_layout(layout), Path(dataset_dir).expanduser()
+    if known.manifest is not None and path.is_dir() and known.matches(path):
+        rows = [{key: value for key, value in row.items() if key != "folder"} for row in known.manifest(path)]
+        print(f"Wrote {write_csv(Path(manifest or f'{layout}_series.csv'), rows)}")
     return 1 if counts["error"] else 0

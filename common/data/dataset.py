@@ -9,9 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.data import bonbid
-from common.data.cases import VOLUME_SUFFIXES, Case, finish_cases, list_volumes, some, subject_of, volume_stem, volume_suffix
-from common.data.paired_files import read_paired_files
+from common.data import bonbid, cq500
+from common.data.cases import (
+    VOLUME_SUFFIXES,
+    Case,
+    Finding,
+    finish_cases,
+    is_simulated,
+    list_volumes,
+    some,
+    subject_of,
+    volume_stem,
+    volume_suffix,
+)
+from common.data.dicom_folders import any_dicom, read_dicom_folders
+from common.data.dicom_series import is_dicom_file
+from common.data.paired_files import fits_inputs, read_paired_files
 from common.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -26,15 +39,35 @@ class Layout:
         matches: whether a folder looks like it.
         read: reader, called with the folder and ``labelled``.
         inputs: names of the inputs in channel order.
+        check: looks through a tree file by file; gives its findings and the cases whose volumes can be looked at.
+        look: reads one case for the check; gives shape, spacing in mm, and what is odd, in words. None reads it with ``LoadCased``.
+        manifest: gives a table of what was chosen from a tree, which the check writes; None where nothing is chosen.
+        findings: names of what readers found in a case; where there are any, they stand in for the label.
     """
 
     tree: str
     matches: Callable[[Path], bool]
     read: Callable[..., list[Case]]
     inputs: tuple[str, ...]
+    check: Callable[[Path], tuple[list[Finding], list[Case]]]
+    look: Callable[[Case], tuple[tuple[int, ...], tuple[float, ...], list[str]]] | None = None
+    manifest: Callable[[Path], list[dict[str, Any]]] | None = None
+    findings: tuple[str, ...] = ()
 
 
-LAYOUTS: dict[str, Layout] = {"bonbid": Layout(bonbid.TREE, bonbid.is_bonbid, bonbid.read_bonbid, ("adc", "zadc"))}
+LAYOUTS: dict[str, Layout] = {
+    "bonbid": Layout(bonbid.TREE, bonbid.is_bonbid, bonbid.read_bonbid, ("adc", "zadc"), bonbid.check_bonbid),
+    "cq500": Layout(
+        cq500.TREE,
+        cq500.is_cq500,
+        cq500.read_cq500,
+        ("ct",),
+        cq500.check_cq500,
+        look=cq500.look_at,
+        manifest=cq500.selection_manifest,
+        findings=tuple(cq500.FINDINGS),
+    ),
+}
 
 
 def get_layout(name: str) -> Layout:
@@ -56,7 +89,8 @@ def detect_form(dataset_dir: str | os.PathLike[str], layout: str | None = "bonbi
         layout: name of the public layout that is tried first; None tries none.
 
     Returns:
-        "layout", "datalist", "bids", "table", "volume" (one file) or "volumes" (a plain folder of files that hold all inputs).
+        "layout", "datalist", "bids", "table", "volume" (one file), "volumes" (a plain folder of files that hold all inputs) or "dicom"
+        (a DICOM series, or folders of them).
 
     Raises:
         UserError: the path is missing or has none of the forms; the text shows what is there and what is accepted.
@@ -66,7 +100,7 @@ def detect_form(dataset_dir: str | os.PathLike[str], layout: str | None = "bonbi
         raise UserError(f"dataset_dir: {path} does not exist (relative paths start at {os.getcwd()}).")
     if path.is_file():
         forms = {".json": "datalist", ".csv": "table", ".tsv": "table"} | dict.fromkeys(VOLUME_SUFFIXES, "volume")
-        form = forms.get(volume_suffix(path) or path.suffix.lower())
+        form = forms.get(volume_suffix(path) or path.suffix.lower()) or ("dicom" if is_dicom_file(path) else None)
     elif layout is not None and get_layout(layout).matches(path):
         form = "layout"
     elif (path / "dataset.json").is_file():
@@ -76,7 +110,7 @@ def detect_form(dataset_dir: str | os.PathLike[str], layout: str | None = "bonbi
     elif any(child.suffix.lower() in (".csv", ".tsv") and not child.name.startswith(".") for child in path.iterdir()):
         form = "table"
     else:
-        form = "volumes" if list_volumes(path) else None
+        form = "volumes" if list_volumes(path) else "dicom" if any_dicom(path) else None
     if form is None:
         raise UserError(_not_a_dataset(path, layout))
     return form
@@ -92,10 +126,11 @@ def find_cases(
 
     Args:
         dataset_dir: the public data set as unpacked, a Decathlon-style JSON or the folder with its ``dataset.json``, a folder with one
-            CSV or TSV (or that file), a BIDS tree, a folder of files ``<case>_<input>`` or of 4D files, or one 4D file.
+            CSV or TSV (or that file), a BIDS tree, a folder of files ``<case>_<input>`` or of 4D files, or one 4D file. Methods with one
+            input also take a folder of plain 3D files, one such file, a folder with one DICOM series, or a folder of such folders.
         layout: name of the public layout (``LAYOUTS``).
         inputs: names of the method's inputs in its channel order: the columns of a table, the suffixes of BIDS files.
-        labelled: whether every case must have a label.
+        labelled: whether every case must have a label; in a layout with readers' findings, those.
 
     Returns:
         Cases sorted by id; see ``common.data.cases.Case``.
@@ -107,6 +142,14 @@ def find_cases(
     form = detect_form(path, layout)
     if form == "layout":
         return get_layout(str(layout)).read(path, labelled=labelled)
+    findings = get_layout(layout).findings if layout is not None else ()
+    if findings:
+        return _with_findings(_read_form(form, path, inputs, False, findings), path, findings, labelled)
+    return _read_form(form, path, inputs, labelled)
+
+
+def _read_form(form: str, path: Path, inputs: Sequence[str], labelled: bool, findings: Sequence[str] = ()) -> list[Case]:
+    """Cases of any form but a public layout."""
     if form == "datalist":
         from common.data.decathlon import read_datalist
 
@@ -114,7 +157,7 @@ def find_cases(
     if form == "table":
         from common.data.table import read_table
 
-        return read_table(path, inputs=inputs, labelled=labelled)
+        return read_table(path, inputs=inputs, labelled=labelled, findings=findings)
     if form == "bids":
         from common.data.bids import read_bids
 
@@ -122,13 +165,43 @@ def find_cases(
     return read_volumes(path, inputs, labelled=labelled)
 
 
+def _with_findings(cases: list[Case], path: Path, findings: Sequence[str], labelled: bool) -> list[Case]:
+    """The cases, after a look at their findings where those are needed."""
+    bare = [case["id"] for case in cases if "findings" not in case]
+    if labelled and bare:
+        raise UserError(
+            f"{path}: {len(bare)} of {len(cases)} cases have no findings: {some(bare)}. Give them in a table: a .csv with the columns"
+            f" subject, image and {', '.join(findings)} (0 or 1)."
+        )
+    return cases
+
+
 def read_volumes(path: Path, inputs: Sequence[str] = (), labelled: bool = False) -> list[Case]:
-    """Cases of a plain folder of files named ``<case>_<input>`` (``<case>_label``), or of unlabelled 4D files, or of one such file."""
-    paired = read_paired_files(path, inputs) if path.is_dir() and inputs else []
+    """Cases of a plain folder of files or DICOM series.
+
+    With several inputs: files named ``<case>_<input>`` (``<case>_label``), or unlabelled 4D files, or one such file. With one input: files
+    of any name and folders of DICOM files, or one of either.
+    """
+    single = len(inputs) == 1
+    paired = read_paired_files(path, inputs) if path.is_dir() and inputs and (not single or fits_inputs(path, inputs)) else []
     if paired:
         return finish_cases(paired, path, labelled)
-    files = [path] if path.is_file() else list_volumes(path)
-    cases = [{"id": volume_stem(file), "subject": subject_of(volume_stem(file)), "image": os.path.abspath(file)} for file in files]
+    files = [path] if path.is_file() and volume_suffix(path) else list_volumes(path)
+    cases: list[Case] = [
+        {
+            "id": volume_stem(file),
+            "subject": subject_of(volume_stem(file)),
+            "image": [os.path.abspath(file)] if single else os.path.abspath(file),
+        }
+        for file in files
+    ]
+    if single:
+        cases += read_dicom_folders(path)
+    elif not cases:
+        raise UserError(
+            f"{path}: holds DICOM series, but the method has the inputs {', '.join(inputs)}; convert each to a volume (dcm2niix) and name"
+            " them <case>_<input>.nii.gz."
+        )
     return finish_cases(cases, path, labelled)
 
 
@@ -162,13 +235,6 @@ def open_dataset(
     return find_cases(dataset_dir, layout, inputs, labelled)
 
 
-def is_simulated(dataset_dir: str | os.PathLike[str]) -> bool:
-    """Whether a data set was made by the simulator: ``SIMULATED.txt`` lies in it or beside it."""
-    path = Path(dataset_dir).expanduser()
-    folder = path.parent if path.is_file() else path
-    return any((place / "SIMULATED.txt").is_file() for place in (folder, folder.parent))
-
-
 def _not_a_dataset(path: Path, layout: str | None) -> str:
     """Message for a path of no accepted form."""
     if path.is_file():
@@ -183,5 +249,6 @@ def _not_a_dataset(path: Path, layout: str | None) -> str:
         "or a table: a folder with one .csv or .tsv (columns subject, session, one per input or image, label, age, fold)\n"
         "or a BIDS tree: sub-<name>/[ses-<name>/]<kind>/sub-<name>_..._<suffix>.nii.gz\n"
         "or a folder of volumes (" + ", ".join(VOLUME_SUFFIXES) + "): one per input, <case>_<input>.nii.gz and <case>_label.nii.gz,"
-        " or 4D volumes with the inputs on the fourth axis."
+        " or 4D volumes with the inputs on the fourth axis; for methods with one input also plain 3D volumes and folders of one DICOM"
+        " series each."
     )

@@ -17,9 +17,9 @@ SECTIONS = ("training", "validation", "test", "testing")
 def read_datalist(path: str | os.PathLike[str], labelled: bool = False) -> list[Case]:
     """Cases of a datalist JSON: ``{"training": [{"image": ..., "label": ...}, ...], "validation": [...], "test": [...]}``.
 
-    ``image`` is one path or a list with one per input; an item may also be a bare path. ``id``, ``subject``, ``fold`` and ``age`` are
-    kept; without them the id is the file's stem. Where the file has a validation list and no folds, that list becomes fold 0 and the
-    training list fold 1, so that ``fold=0`` validates what the file says.
+    ``image`` is one path or a list with one per input; an item may also be a bare path. ``id``, ``subject``, ``fold``, ``age``,
+    ``findings``, ``reads``, ``healthy`` and ``truth`` are kept; without an id it is the file's stem. Where the file has a validation list
+    and no folds, that list becomes fold 0 and the training list fold 1, so that ``fold=0`` validates what the file says.
 
     Args:
         path: the JSON file, or the folder that holds ``dataset.json``; relative paths start at the JSON's folder.
@@ -81,6 +81,13 @@ def _case(item: Any, file: Path, where: str) -> Case:
             raise UserError(f'{where}: "label" is {str(label)[:80]}; expected one path.')
         case["label"] = existing(label, file.parent, where)
     case.update({key: str(item[key]) for key in ("id", "subject") if item.get(key)})
+    if item.get("truth"):
+        case["truth"] = existing(str(item["truth"]), file.parent, where)
+    for key, kind in (("findings", dict), ("reads", dict), ("healthy", bool)):
+        if item.get(key) is not None:
+            if not isinstance(item[key], kind):
+                raise UserError(f'{where}: "{key}" is {str(item[key])[:80]}; expected a {kind.__name__} as in common.data.cases.Case.')
+            case[key] = item[key]
     if item.get("fold") is not None:
         case["fold"] = parse_fold(item["fold"], where)
     if item.get("age") is not None:

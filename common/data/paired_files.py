@@ -11,6 +11,12 @@ from common.data.cases import Case, list_volumes, some, subject_of, volume_stem
 from common.errors import UserError
 
 
+def fits_inputs(folder: Path, inputs: Sequence[str]) -> bool:
+    """Whether all files of a folder are named ``<case>_<input>`` or ``<case>_label``."""
+    endings = "|".join(re.escape(name) for name in (*inputs, "label"))
+    return all(re.fullmatch(rf".+[-_.](?:{endings})", volume_stem(file), re.IGNORECASE) for file in list_volumes(folder))
+
+
 def read_paired_files(folder: Path, inputs: Sequence[str]) -> list[Case]:
     """Cases whose files are told apart by the last word of their names; ``<case>_label`` is the label where there is one.
 

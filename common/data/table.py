@@ -13,7 +13,7 @@ from common.errors import UserError
 EMPTY = ("", "n/a", "na", "nan", "none")
 
 
-def read_table(path: str | os.PathLike[str], inputs: Sequence[str], labelled: bool = False) -> list[Case]:
+def read_table(path: str | os.PathLike[str], inputs: Sequence[str], labelled: bool = False, findings: Sequence[str] = ()) -> list[Case]:
     """Cases of a table with the columns ``subject``, optional ``session``, one per input (or ``image``, a file that holds all inputs),
     and optional ``label``, ``age``, ``fold``. Other columns are ignored; capitals do not matter.
 
@@ -22,6 +22,8 @@ def read_table(path: str | os.PathLike[str], inputs: Sequence[str], labelled: bo
             byte order mark; columns parted by tab (``.tsv``), comma or semicolon; cells with such a sign in double quotes.
         inputs: names of the columns with the inputs, in the method's channel order.
         labelled: whether every case must have a label.
+        findings: names of optional columns with what readers found, 0 or 1; where there are any, also ``healthy``. A case is healthy where
+            that column says so, and without it where all findings are known and 0.
 
     Returns:
         Cases sorted by id, ``<subject>`` or ``<subject>_<session>``.
@@ -39,7 +41,8 @@ def read_table(path: str | os.PathLike[str], inputs: Sequence[str], labelled: bo
             f"{file}: no column {some(missing)}; found {some(header, 20)}. Expected subject, session (optional), {', '.join(inputs)}"
             " (or image: a 4D file that holds them all), label, age and fold (optional)."
         )
-    return finish_cases([_case(row, needed[1:], whole, file, number) for number, row in rows], file, labelled)
+    cases = [_case(row, needed[1:], whole, file, number) | _findings(row, findings, f"{file}: line {number}") for number, row in rows]
+    return finish_cases(cases, file, labelled)
 
 
 def find_table(path: str | os.PathLike[str]) -> Path:
@@ -110,3 +113,22 @@ def _case(row: dict[str, str], columns: Sequence[str], whole: bool, file: Path, 
     if "age" in cells:
         case["age"] = parse_age(cells["age"], where)
     return case
+
+
+def _findings(row: dict[str, str], names: Sequence[str], where: str) -> Case:
+    """``findings`` and ``healthy`` of a row, as far as it knows them."""
+    cells = {name: row.get(name.lower(), "").lower() for name in (*names, "healthy")} if names else {}
+    known = {name: _yes_or_no(cell, name, where) for name, cell in cells.items() if cell not in EMPTY}
+    healthy = known.pop("healthy", None)
+    if healthy and any(known.values()):
+        raise UserError(f"{where}: healthy is 1, but so is {some(name for name in known if known[name])}; correct one of them.")
+    if healthy is None and (any(known.values()) or (names and len(known) == len(names))):
+        healthy = int(not any(known.values()))
+    return ({"findings": known} if known else {}) | ({"healthy": bool(healthy)} if healthy is not None else {})
+
+
+def _yes_or_no(cell: str, name: str, where: str) -> int:
+    values = {"1": 1, "1.0": 1, "yes": 1, "true": 1, "0": 0, "0.0": 0, "no": 0, "false": 0}
+    if cell not in values:
+        raise UserError(f"{where}: {name} is {cell!r}; expected 0 or 1, or an empty cell where it is not known.")
+    return values[cell]

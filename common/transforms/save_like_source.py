@@ -15,6 +15,8 @@ from monai.utils import ensure_tuple_rep
 
 from common.atomic import write_atomic
 from common.data.cases import volume_stem, volume_suffix
+from common.data.dicom_series import is_dicom_file
+from common.data.head_ct import sheared_axis
 from common.errors import UserError
 
 # .mhd keeps its voxels in a second file, which one rename cannot bring into place
@@ -22,15 +24,71 @@ RESULT_SUFFIX = {".mha": ".mha", ".mhd": ".mha", ".nrrd": ".nrrd", ".nii": ".nii
 
 
 def result_suffix(source_path: str | os.PathLike[str]) -> str:
-    """Suffix of results that belong to a source file.
+    """Suffix of results that belong to a source file; those of a DICOM series are NIfTI.
 
     Raises:
         UserError: a source in a format that cannot be written.
     """
+    if is_dicom(source_path):
+        return ".nii.gz"
     suffix = volume_suffix(source_path)
     if suffix not in RESULT_SUFFIX:
         raise UserError(f"{source_path}: results cannot be written in this format; convert the input to one of {', '.join(RESULT_SUFFIX)}.")
     return RESULT_SUFFIX[suffix]
+
+
+def is_dicom(source_path: str | os.PathLike[str]) -> bool:
+    """Whether a source is a folder of DICOM files or one of them."""
+    path = Path(source_path)
+    return path.is_dir() or (path.is_file() and not volume_suffix(path) and is_dicom_file(path))
+
+
+def has_own_grid(source_path: str | os.PathLike[str]) -> bool:
+    """Whether results cannot lie on the voxels of the source file: a DICOM series, or a NIfTI file with sheared axes (gantry tilt).
+
+    Such volumes were brought onto an even, orthogonal grid when they were read; results lie on that.
+    """
+    if is_dicom(source_path):
+        return True
+    if volume_suffix(source_path) not in (".nii", ".nii.gz") or not Path(source_path).is_file():
+        return False
+    import nibabel as nib
+
+    reference: Any = nib.load(source_path)
+    return sheared_axis(np.asarray(reference.affine)) is not None
+
+
+def save_volume(array: np.ndarray, affine: np.ndarray, output_path: str | os.PathLike[str], dtype: Any) -> str:
+    """Write a volume as NIfTI with an affine; the file appears whole or not at all.
+
+    Args:
+        array: volume ``(X, Y, Z)`` or ``(1, X, Y, Z)``.
+        affine: voxel index to mm, RAS, ``(4, 4)``.
+        output_path: ``.nii`` or ``.nii.gz`` file; its folder is made.
+        dtype: voxel type on disk; a float array is written as an integer type only if it holds integers.
+
+    Returns:
+        The path that was written. Read again, its affine is equal to the one given within the float32 of NIfTI.
+
+    Raises:
+        UserError: another format, or not one volume.
+        ValueError: values that ``dtype`` cannot hold.
+    """
+    output = Path(output_path)
+    volume = _cast(array[0] if array.ndim == 4 and len(array) == 1 else array, np.dtype(dtype), output)
+    if volume.ndim != 3 or volume_suffix(output) not in (".nii", ".nii.gz"):
+        raise UserError(f"{output}: got shape {tuple(array.shape)}; expected one 3D volume and a name that ends in .nii or .nii.gz.")
+
+    def write(temporary: Path) -> None:
+        import nibabel as nib
+
+        image = nib.Nifti1Image(volume, np.asarray(affine, np.float64))
+        image.header.set_xyzt_units("mm")
+        image.set_sform(affine, 1)
+        image.set_qform(affine, 1)
+        nib.save(image, temporary)
+
+    return str(write_atomic(output, write))
 
 
 def save_like_source(array: np.ndarray, source_path: str | os.PathLike[str], output_path: str | os.PathLike[str], dtype: Any) -> str:
@@ -117,6 +175,9 @@ def _write_nifti(volume: np.ndarray, source: Path, output: Path) -> None:
 class SaveLikeSourced(SaveImaged):
     """Write results of a case in the format and on the grid of its source file.
 
+    Results of a DICOM series, or of a NIfTI file with sheared axes, are NIfTI with the affine of the result itself: the even, orthogonal
+    grid onto which ``common.data.head_ct.read_head_ct`` brings such scans.
+
     It is a ``SaveImaged`` by type, because MONAI Label removes those from a bundle's postprocessing and writes results itself.
 
     Args:
@@ -165,10 +226,23 @@ class SaveLikeSourced(SaveImaged):
         name = re.sub(r'[\\/:*?"<>|]', "-", str(case.get("id", volume_stem(source))))
         for key, postfix, dtype in self.key_iterator(case, self.postfixes, self.dtypes):
             path = self.output_dir / f"{name}_{postfix}{result_suffix(source)}"
-            case[f"{key}_path"] = save_like_source(_as_array(case[key]), source, path, dtype)
+            if has_own_grid(source):
+                case[f"{key}_path"] = save_volume(_as_array(case[key]), _affine_of(case[key], key, source), path, dtype)
+            else:
+                case[f"{key}_path"] = save_like_source(_as_array(case[key]), source, path, dtype)
             if self.print_path:
                 print(f"Wrote {path}")
         return case
+
+
+def _affine_of(value: Any, key: Hashable, source: str) -> np.ndarray:
+    """Affine that a result carries itself."""
+    affine = getattr(value, "affine", None)
+    if affine is None:
+        raise UserError(
+            f"{key}: a result for {source} without an affine; its grid is not that of the files, so the result must be a MetaTensor."
+        )
+    return np.asarray(affine.detach().cpu() if isinstance(affine, torch.Tensor) else affine, np.float64)
 
 
 def _as_array(value: Any) -> np.ndarray:

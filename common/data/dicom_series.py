@@ -1,0 +1,371 @@
+"""Read one CT series slice by slice, since ``ITKReader`` takes what lies in a folder as even, straight and of one kind without looking."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.data.cases import some
+from common.data.slice_stack import AIR_HU, SliceStack, even_grid
+from common.errors import UserError
+
+MIN_SLICES = 20
+"""Fewer slices are a localizer or a part of a scan (methods/position_regression.md, section 1)."""
+
+MIN_EXTENT_MM = 100.0
+"""A series that covers less along its normal does not hold a head."""
+
+SAME_POSITION_MM = 1e-3
+"""Slices nearer to each other than this lie at one position."""
+
+Vector = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class SliceHeader:
+    """What the header of one DICOM file says; ``position``, ``row`` and ``column`` (unit vectors) in mm, LPS."""
+
+    file: str
+    series: str
+    modality: str
+    description: str
+    image_type: str
+    position: Vector | None
+    row: Vector
+    column: Vector
+    size: tuple[int, int, int]
+    pixel_mm: tuple[float, float]
+    thickness_mm: float | None
+    kernel: str
+    contrast_agent: str
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether the scanner calls it a localizer."""
+        return "LOCALIZER" in self.image_type.upper()
+
+
+@dataclass(frozen=True)
+class SeriesDescription:
+    """A series in short, for the choice among several; ``problem`` says why it cannot be read, and is empty where it can."""
+
+    folder: str
+    description: str
+    slices: int
+    spacing_mm: float
+    extent_mm: float
+    tilt_deg: float
+    even: bool
+    axial: bool
+    kernel: str
+    contrast_agent: str
+    problem: str
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether a file is DICOM by its mark at byte 128, or, for the few written without it, by its name."""
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".ima")
+
+
+def dicom_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """DICOM files that lie directly in a folder, sorted by name."""
+    return [path for path in sorted(Path(folder).iterdir()) if is_dicom_file(path)]
+
+
+def holds_dicom(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds DICOM files directly; only until the first one is found."""
+    return Path(folder).is_dir() and any(is_dicom_file(path) for path in sorted(Path(folder).iterdir()))
+
+
+def dicom_folders(root: str | os.PathLike[str], depth: int = 5) -> Iterator[Path]:
+    """Folders at or below ``root`` that hold DICOM files directly, in the order of their names."""
+    folder = Path(root)
+    if holds_dicom(folder):
+        yield folder
+    if depth > 0:
+        for child in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            yield from dicom_folders(child, depth - 1)
+
+
+def series_headers(folder: str | os.PathLike[str], limit: int | None = None) -> list[SliceHeader]:
+    """Headers of a folder's DICOM files, in the order of their names; no pixels are read.
+
+    Args:
+        folder: holds the files directly; other files in it are passed over.
+        limit: number of files to read; None reads all.
+
+    Raises:
+        UserError: no such folder, no DICOM files in it, or a damaged one.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; expected one with the DICOM files of one CT series.")
+    files = dicom_files(path)
+    if not files:
+        raise UserError(
+            f"{path}: no DICOM files in it ({some((child.name for child in sorted(path.iterdir())), 4) or 'empty'}); expected those of one"
+            " CT series directly in the folder."
+        )
+    return [read_header(file) for file in files[:limit]]
+
+
+def read_header(file: str | os.PathLike[str]) -> SliceHeader:
+    """Header of one DICOM file.
+
+    Raises:
+        UserError: the file is damaged or not DICOM.
+    """
+    import itk
+
+    reader = itk.GDCMImageIO.New()
+    reader.SetFileName(os.fspath(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise UserError(f"{file}: not a DICOM image that can be read (damaged, or without an image); remove it or get it again.") from error
+    tags = reader.GetMetaDataDictionary()
+
+    def tag(key: str) -> str:
+        return str(tags[key]).strip().strip("\0") if tags.HasKey(key) else ""
+
+    axes = _numbers(tag("0020|0037"))
+    position = _numbers(tag("0020|0032"))
+    thickness = _numbers(tag("0018|0050"))
+    return SliceHeader(
+        file=os.fspath(file),
+        series=tag("0020|000e"),
+        modality=tag("0008|0060"),
+        description=tag("0008|103e"),
+        image_type=tag("0008|0008"),
+        position=_vector(position) if len(position) == 3 and len(axes) == 6 else None,
+        row=_vector(axes[:3] if len(axes) == 6 else [1, 0, 0]),
+        column=_vector(axes[3:] if len(axes) == 6 else [0, 1, 0]),
+        size=(reader.GetDimensions(0), reader.GetDimensions(1), reader.GetDimensions(2) if reader.GetNumberOfDimensions() > 2 else 1),
+        pixel_mm=(reader.GetSpacing(0), reader.GetSpacing(1)),
+        thickness_mm=thickness[0] if thickness else None,
+        kernel=tag("0018|1210"),
+        contrast_agent=tag("0018|0010"),
+    )
+
+
+def stack_of(
+    headers: Sequence[SliceHeader], folder: str, min_slices: int = MIN_SLICES, min_extent_mm: float = MIN_EXTENT_MM
+) -> tuple[list[SliceHeader], SliceStack, list[str]]:
+    """Slices of one series in the order of their places, after all checks.
+
+    Args:
+        headers: as ``series_headers`` returns them.
+        folder: named in errors.
+        min_slices: fewer are refused.
+        min_extent_mm: a series that covers less along its normal is refused, mm.
+
+    Returns:
+        Headers sorted along the normal, the stack they form (positions in LPS), and what was left out, in words.
+
+    Raises:
+        UserError: mixed series, sizes or orientations, not CT, a localizer, too few slices, two images at one position, a missing slice.
+    """
+    notes = []
+    images = [header for header in headers if not header.is_localizer]
+    if len(images) < len(headers):
+        if not images:
+            raise UserError(
+                f"{folder}: a localizer (scout view), found {len(headers)} of them; expected axial CT slices. Give that series."
+            )
+        notes.append(f"{len(headers) - len(images)} localizer images left out")
+    _check_one_series(images, folder)
+    if len(images) < min_slices:
+        raise UserError(
+            f"{folder}: {len(images)} slices, expected at least {min_slices}; a localizer or a part of a scan? Give the whole series."
+        )
+    ordered, normal = _by_position(images)
+    ordered, double = _without_copies(ordered, normal, folder)
+    if double:
+        notes.append(f"{double} copies of slices left out")
+    if len(ordered) < 2:
+        raise UserError(f"{folder}: all slices lie at one position; expected a series of slices along the head.")
+    first = ordered[0]
+    row = np.array(first.row)
+    axes = np.array([row, np.cross(normal, row), normal])  # the header's column axis may be rounded; this one is at right angles
+    stack = SliceStack(np.array([header.position for header in ordered]), axes, first.pixel_mm)
+    _check_stack(stack, ordered, folder, min_extent_mm)
+    return ordered, stack, notes
+
+
+def _check_one_series(headers: Sequence[SliceHeader], folder: str) -> None:
+    """One series of CT slices with one size, pixel and orientation."""
+    first = headers[0]
+    series = Counter(header.series for header in headers)
+    if len(series) > 1:
+        names = {header.series: header.description or "no description" for header in headers}
+        shown = some((f"{names[key]!r} ({count} files)" for key, count in series.items()), 4)
+        raise UserError(
+            f"{folder}: {len(series)} series are mixed in it: {shown}; expected one. Sort them into folders and give one of these."
+        )
+    other = next((header for header in headers if header.modality != "CT"), None)
+    if other is not None:
+        raise UserError(f"{other.file}: the modality is {other.modality or 'not named'}, expected CT. Give a series of CT slices.")
+    for header in headers:
+        if header.size[2] != 1:
+            raise UserError(
+                f"{header.file}: {header.size[2]} frames in one file, expected one slice per file; convert it to NIfTI (dcm2niix)."
+            )
+        if header.position is None:
+            raise UserError(f"{header.file}: no position or orientation in the header, expected both; a screenshot? Remove it.")
+        same_pixels = header.size == first.size and np.allclose(header.pixel_mm, first.pixel_mm, rtol=1e-3)
+        same_axes = np.allclose(header.row + header.column, first.row + first.column, atol=1e-3)
+        if not (same_pixels and same_axes):
+            what = "orientations" if same_pixels else "image sizes"
+            raise UserError(
+                f"{folder}: mixed {what}: {Path(first.file).name} has {_grid(first)}, {Path(header.file).name} has {_grid(header)};"
+                " expected one for all slices. Remove the images that do not belong to the series."
+            )
+
+
+def _grid(header: SliceHeader) -> str:
+    axes = " ".join(f"{value:.2f}" for value in header.row + header.column)
+    return f"{header.size[0]} x {header.size[1]} pixels of {header.pixel_mm[0]:.4g} mm, axes {axes}"
+
+
+def _by_position(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], np.ndarray]:
+    """Headers sorted along the normal, and the normal."""
+    normal = np.cross(headers[0].row, headers[0].column)
+    normal /= np.linalg.norm(normal)
+    return sorted(headers, key=lambda header: (float(np.dot(header.position or (0, 0, 0), normal)), header.file)), normal
+
+
+def _without_copies(headers: Sequence[SliceHeader], normal: np.ndarray, folder: str) -> tuple[list[SliceHeader], int]:
+    """Headers with one file per position, and the number of copies that were left out."""
+    kept: list[SliceHeader] = []
+    for header in headers:
+        if not kept or np.dot(np.subtract(header.position, kept[-1].position), normal) > SAME_POSITION_MM:  # type: ignore[arg-type]
+            kept.append(header)
+        elif not np.array_equal(read_slice(header), read_slice(kept[-1])):
+            raise UserError(
+                f"{folder}: {Path(kept[-1].file).name} and {Path(header.file).name} lie at one position with different pixels; expected one"
+                " slice per position. Two reconstructions or phases in one folder? Keep one of them."
+            )
+    return kept, len(headers) - len(kept)
+
+
+def _check_stack(stack: SliceStack, headers: Sequence[SliceHeader], folder: str, min_extent_mm: float) -> None:
+    missing = stack.missing_after()
+    if missing:
+        index = missing[0]
+        before, after = (Path(headers[k].file).name for k in (index, index + 1))
+        raise UserError(
+            f"{folder}: {len(missing)} gap{'s' * (len(missing) > 1)} in the series: {before} and {after} are {stack.gaps[index]:.2f} mm"
+            f" apart, expected {np.median(stack.gaps):.2f} mm as elsewhere. A slice is missing: get the whole series again."
+        )
+    extent = float(stack.heights[-1]) + stack.step_mm
+    if extent < min_extent_mm:
+        raise UserError(
+            f"{folder}: the slices cover {extent:.0f} mm, expected at least {min_extent_mm:g} mm. Give a scan of the whole head."
+        )
+
+
+def read_slice(header: SliceHeader) -> np.ndarray:
+    """Pixels of one slice, ``(X, Y)``, float32, in HU (ITK applies slope and intercept); padding is air.
+
+    Raises:
+        UserError: the pixels are damaged or not one grey value each.
+    """
+    import itk
+
+    io = itk.GDCMImageIO.New()
+    reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New()
+    reader.SetImageIO(io)
+    reader.SetFileName(header.file)
+    try:
+        reader.Update()
+    except RuntimeError as error:
+        raise UserError(f"{header.file}: its pixels cannot be read; the file is truncated or damaged. Get it again.") from error
+    if io.GetNumberOfComponents() != 1:
+        raise UserError(f"{header.file}: {io.GetNumberOfComponents()} colours per pixel, expected grey values; a screenshot? Remove it.")
+    pixels = np.array(itk.array_view_from_image(reader.GetOutput())[0].T, np.float32)
+    padding = _padding(io)
+    if padding is not None:
+        pixels[pixels == padding] = AIR_HU
+    return pixels
+
+
+def _padding(io: Any) -> float | None:
+    """Value of pixels outside the field of view, in HU; None where the header names none."""
+    tags = io.GetMetaDataDictionary()
+    values = _numbers(str(tags["0028|0120"])) if tags.HasKey("0028|0120") else []
+    if not values:
+        return None
+    signed = tags.HasKey("0028|0103") and str(tags["0028|0103"]).strip() == "1"
+    stored = values[0] - 65536 if signed and values[0] > 32767 else values[0]
+    return float(np.float32(stored * io.GetRescaleSlope() + io.GetRescaleIntercept()))
+
+
+def read_series(
+    folder: str | os.PathLike[str], min_slices: int = MIN_SLICES, min_extent_mm: float = MIN_EXTENT_MM
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Read a CT series onto an even, orthogonal grid; gantry tilt and uneven spacing are corrected.
+
+    Args:
+        folder: holds the DICOM files of one series directly.
+        min_slices: fewer are refused.
+        min_extent_mm: a series that covers less along its normal is refused, mm.
+
+    Returns:
+        Volume ``(X, Y, Z)``, float32, HU as stored (not clipped); affine ``(4, 4)``, float64, voxel to mm, RAS; notes on corrections.
+
+    Raises:
+        UserError: see ``stack_of``; and damaged pixels.
+    """
+    ordered, stack, notes = stack_of(series_headers(folder), os.fspath(folder), min_slices, min_extent_mm)
+    volume, affine, corrections = even_grid(stack, lambda index: read_slice(ordered[index]))
+    return volume, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, notes + corrections
+
+
+def describe_series(
+    folder: str | os.PathLike[str], min_slices: int = MIN_SLICES, min_extent_mm: float = MIN_EXTENT_MM
+) -> SeriesDescription:
+    """A series in short, from its headers; what would be refused stands in ``problem``."""
+    name, problem, stack = os.fspath(folder), "", None
+    try:
+        headers = series_headers(folder)
+    except UserError as error:
+        return SeriesDescription(name, "", 0, 0.0, 0.0, 0.0, False, False, "", "", str(error))
+    try:
+        _, stack, _ = stack_of(headers, name, min_slices, min_extent_mm)
+    except UserError as error:
+        problem = str(error)
+    first = headers[0]
+    normal = np.cross(first.row, first.column)
+    return SeriesDescription(
+        folder=name,
+        description=first.description,
+        slices=len(headers),
+        spacing_mm=round(stack.step_mm, 4) if stack else 0.0,
+        extent_mm=round(float(stack.heights[-1]) + stack.step_mm, 2) if stack else 0.0,
+        tilt_deg=round(stack.tilt_deg, 2) if stack else 0.0,
+        even=bool(stack and stack.is_even),
+        axial=bool(abs(normal[2]) > 0.7),
+        kernel=first.kernel,
+        contrast_agent=first.contrast_agent,
+        problem=problem,
+    )
+
+
+def _numbers(text: str) -> list[float]:
+    """Numbers of a DICOM text, parted by backslashes; empty where it holds anything else."""
+    parts = [part.strip(" \0") for part in text.split("\\")]
+    return [float(part) for part in parts] if parts and all(re.fullmatch(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?", part) for part in parts) else []
+
+
+def _vector(values: Sequence[float]) -> Vector:
+    return (float(values[0]), float(values[1]), float(values[2]))
