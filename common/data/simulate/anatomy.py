@@ -134,10 +134,10 @@ class SmoothField:
 
     def at(self, points: Array) -> Array:
         """Sample the field at template positions ``(..., 3)``, mm; returns ``(C, ...)``."""
-        return _sample(self.lattice, points, _LOW, _NODE_MM)
+        return sample_volume(self.lattice, points, _LOW, _NODE_MM)
 
 
-def _sample(volume: torch.Tensor, points: Array, first_mm: NDArray[np.float64], step_mm: float) -> Array:
+def sample_volume(volume: torch.Tensor, points: Array, first_mm: NDArray[np.float64], step_mm: float) -> Array:
     """Trilinear interpolation of ``volume`` ``(C, X, Y, Z)`` at ``points`` ``(..., 3)``; beyond the border the border's value holds."""
     size = np.asarray(volume.shape[1:], dtype=np.float64)
     scaled = (points - first_mm.astype(np.float32)) * (2.0 / (step_mm * (size - 1))).astype(np.float32) - np.float32(1.0)
@@ -200,7 +200,7 @@ def sample_slices(volume: torch.Tensor, points: Array, slice_step: Array, sample
     """
     template = load_template()
     offsets = (np.arange(samples, dtype=np.float32) + 0.5) / samples - 0.5
-    total = _sample(volume, points + offsets[0] * slice_step, template.first_mm, template.step_mm)
+    total = sample_volume(volume, points + offsets[0] * slice_step, template.first_mm, template.step_mm)
     for offset in offsets[1:]:
-        total = total + _sample(volume, points + offset * slice_step, template.first_mm, template.step_mm)
+        total = total + sample_volume(volume, points + offset * slice_step, template.first_mm, template.step_mm)
     return (total / np.float32(samples)).astype(np.float32)
