@@ -118,14 +118,16 @@ def sheared_axis(affine: np.ndarray) -> int | None:
         affine: voxel index to mm, ``(4, 4)``.
 
     Returns:
-        The axis which is not at right angles to the other two, -1 where no two axes are at right angles.
+        The axis which is not at right angles to the other two, and of two such axes that with the wider steps (slices are thicker than
+        pixels); -1 where no two axes are at right angles.
     """
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    axes = affine[:3, :3] / steps
     right = {pair: abs(float(axes[:, pair[0]] @ axes[:, pair[1]])) <= RIGHT_ANGLE_TOLERANCE for pair in ((0, 1), (0, 2), (1, 2))}
     if all(right.values()):
         return None
-    # the last axis first: it is that of the slices in nearly all files
-    return next((3 - sum(pair) for pair in right if right[pair]), -1)
+    candidates = [3 - sum(pair) for pair in right if right[pair]]
+    return max(candidates, key=lambda axis: (round(float(steps[axis]), 6), axis), default=-1)
 
 
 def straighten(volume: np.ndarray, affine: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from common.errors import UserError
 from common.transforms.load_case import LoadCased, read_volume
-from common.transforms.save_like_source import SaveLikeSourced, save_like_source
+from common.transforms.save_like_source import SaveLikeSourced, save_like_source, save_volume
 
 SHAPE = (6, 5, 4)
 # values that no short decimal text holds
@@ -221,3 +221,35 @@ def test_lost_meta_equal_postfixes_and_missing_results_are_errors(case: dict[str
 def test_monai_label_recognises_it_as_a_saver() -> None:
     # MONAI Label drops every SaveImaged from a bundle's postprocessing and writes the result itself
     assert isinstance(SaveLikeSourced("pred"), SaveImaged)
+
+
+def test_a_volume_with_an_affine_comes_back_from_nifti(tmp_path: Path) -> None:
+    affine = np.array([[-0.49, 0, 0, 125], [0, -0.46, -1.27, 169], [0, -0.15, 3.8, 21], [0, 0, 0, 1]])
+    volume = np.random.RandomState(0).randint(0, 3, (4, 5, 6))
+    path = save_volume(volume[None], affine, tmp_path / "new" / "a.nii.gz", np.uint8)
+    image = nib.load(path)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), volume)
+    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
+    assert image.get_data_dtype() == np.uint8
+    with pytest.raises(UserError, match=r"a\.mha: got shape \(2, 4, 5, 6\); expected one 3D volume and a name that ends in \.nii"):
+        save_volume(np.zeros((2, 4, 5, 6)), affine, tmp_path / "a.mha", np.uint8)
+    with pytest.raises(ValueError, match="do not fit uint8 without loss"):
+        save_volume(volume + 0.5, affine, tmp_path / "a.nii", np.uint8)
+
+
+def test_results_of_dicom_series_and_sheared_files_are_nifti_on_their_own_grid(tmp_path: Path) -> None:
+    (tmp_path / "CT Plain").mkdir()
+    sheared = np.array([[2, 0, 0, 0], [0, 2, 0.8, 0], [0, 0, 5, 0], [0, 0, 0, 1.0]])
+    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.float32), sheared), tmp_path / "tilt.nii.gz")
+    affine = np.diag([2.0, 2, 4, 1])
+    for number, source in enumerate((tmp_path / "CT Plain", tmp_path / "tilt.nii.gz")):
+        image = MetaTensor(torch.zeros(1, 9, 9, 9), meta={"filename_or_obj": str(source)})
+        result = MetaTensor(torch.ones(1, 3, 6, 7), affine=torch.from_numpy(affine))
+        case = {"id": f"CQ500-CT-{number}", "image": image, "error": result}
+        saved = SaveLikeSourced("error", tmp_path / "out", "map", np.float32, print_path=False)(case)
+        assert saved["error_path"] == str(tmp_path / "out" / f"CQ500-CT-{number}_map.nii.gz")
+        written = nib.load(saved["error_path"])
+        assert written.shape == (3, 6, 7)
+        np.testing.assert_array_equal(written.affine, affine)
+    with pytest.raises(UserError, match="a result for .* without an affine"):
+        SaveLikeSourced("error", tmp_path, "map", np.float32)({**case, "error": torch.ones(1, 3, 6, 7)})
