@@ -10,10 +10,8 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from torch import nn
 
 from common.errors import UserError
+from common.transforms.histogram_equalisation import HU_RANGE
 from common.transforms.map_filters import FILTERS, filter_maps
-
-BACKGROUND = -1024
-"""HU outside the head, exactly."""
 
 
 class Reconstructor(Protocol):
@@ -75,7 +73,7 @@ class ReconstructionErrorInferer(Inferer):
             reconstruction = network.network(image, *args, **kwargs)
         else:
             reconstruction = self.windows(image, network.network, *args, **kwargs)
-        head = inputs > BACKGROUND
+        head = inputs > HU_RANGE[0]  # the lower end marks what is outside
         # what a network makes of the background is nobody's anomaly, and must not leak in or out by the filter
         error = (image.float() - reconstruction.float()).abs() * head
         return filter_maps(error, self.filter, self.size) * head
