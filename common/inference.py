@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -49,6 +49,10 @@ class CaseRows:
         output: Any = engine.state.output
         for item, result in zip(batch, output, strict=True):
             self.rows.append({"id": case_id(item), **self.describe(item, result)})
+        self.write()
+
+    def write(self) -> None:
+        """Write the rows so far to the file, where there is one."""
         if self.output_file is not None:
             short = [{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in self.rows]
             write_csv(self.output_file, short)
@@ -98,12 +102,13 @@ def run_case(evaluator: Evaluator, index: int) -> tuple[Mapping[str, Any], Mappi
     return batch[0], output[0]
 
 
-def run_cases(evaluator: Evaluator, progress: bool = True) -> list[str]:
+def run_cases(evaluator: Evaluator, progress: bool = True, order: Sequence[int] | None = None) -> list[str]:
     """Run an evaluator case by case, so that a bad file does not stop the others.
 
     Args:
         evaluator: its ``data_loader.dataset`` holds the cases.
         progress: show a bar.
+        order: places in the data set, as they shall be done; None takes all as they stand.
 
     Returns:
         Ids of the cases that were done.
@@ -114,7 +119,7 @@ def run_cases(evaluator: Evaluator, progress: bool = True) -> list[str]:
     loader: Any = evaluator.data_loader
     dataset, failures, done = loader.dataset, dict[str, str](), list[str]()
     evaluator.logger.setLevel(logging.CRITICAL)  # ignite would report each failure twice, without the file
-    for index in tqdm(range(len(dataset)), desc="Cases", disable=None if progress else True):
+    for index in tqdm(range(len(dataset)) if order is None else order, desc="Cases", disable=None if progress else True):
         case = dataset.data[index]
         name = str(case.get("id", index))
         try:

@@ -29,6 +29,7 @@ _NAMES = {
     "hd95": "HD95",
     "ece": "ECE",
     "auroc": "AUROC",
+    "ich": "ICH",
     "f1": "F1",
     "sd": "SD",
     "adc": "ADC",
@@ -50,6 +51,7 @@ def write_report(
     figures: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
     config: Mapping[str, Any] | None,
+    tables: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write ``report.html``: one file that needs no network, script or font, and that a killed run never leaves half written.
 
@@ -69,6 +71,8 @@ def write_report(
         figures: ``{"caption": str, "png": bytes}`` each, in reading order.
         notes: what was not verified, one sentence each.
         config: the merged config that ran; None when there was none. Anything that JSON lacks is written as text.
+        tables: further tables behind the metrics, ``{"heading": str, "rows": one dict per line, "note": str}`` each; without ``rows``
+            only the note stands there, which may be left out.
 
     Returns:
         Path of the page.
@@ -87,6 +91,7 @@ def write_report(
         simulated=simulated,
         data_note=data_note,
         summary=_table(summary),
+        tables=[{"heading": str(t["heading"]), "note": str(t.get("note", "")), **_table(t["rows"])} for t in tables],
         cases=_table(rows),
         curves=drawn,
         figures=pictures,
