@@ -58,8 +58,6 @@ def case_folders(root: str | os.PathLike[str]) -> dict[int, list[Path]]:
         for path, number in zip(children, numbers, strict=True):
             if number is not None:
                 found.setdefault(number, []).append(path)
-        if found:
-            break
         level = [path for path, number in zip(children, numbers, strict=True) if number is None]
     return dict(sorted(found.items()))
 

@@ -54,7 +54,10 @@ class SliceHeader:
 
 @dataclass(frozen=True)
 class SeriesDescription:
-    """A series in short, for the choice among several; ``problem`` says why it cannot be read, and is empty where it can."""
+    """A series in short, for the choice among several.
+
+    ``problem`` says why it cannot be read, and is empty where it can; spacing and extent are then a rough measure, 0 where there is none.
+    """
 
     folder: str
     description: str
@@ -346,12 +349,13 @@ def describe_series(
         problem = str(error)
     first = headers[0]
     normal = np.cross(first.row, first.column)
+    spacing, extent = (stack.step_mm, float(stack.heights[-1]) + stack.step_mm) if stack else _rough_measure(headers, normal)
     return SeriesDescription(
         folder=name,
         description=first.description,
         slices=len(headers),
-        spacing_mm=round(stack.step_mm, 4) if stack else 0.0,
-        extent_mm=round(float(stack.heights[-1]) + stack.step_mm, 2) if stack else 0.0,
+        spacing_mm=round(spacing, 4),
+        extent_mm=round(extent, 2),
         tilt_deg=round(stack.tilt_deg, 2) if stack else 0.0,
         even=bool(stack and stack.is_even),
         axial=bool(abs(normal[2]) > 0.7),
@@ -359,6 +363,15 @@ def describe_series(
         contrast_agent=first.contrast_agent,
         problem=problem,
     )
+
+
+def _rough_measure(headers: Sequence[SliceHeader], normal: np.ndarray) -> tuple[float, float]:
+    """Median gap and extent of slices that form no stack, mm; 0 where fewer than two places are known."""
+    heights = np.unique(np.round([float(np.dot(header.position, normal)) for header in headers if header.position], 3))
+    if len(heights) < 2:
+        return 0.0, 0.0
+    spacing = float(np.median(np.diff(heights)))
+    return spacing, float(heights[-1] - heights[0]) + spacing
 
 
 def _numbers(text: str) -> list[float]:

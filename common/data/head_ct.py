@@ -62,7 +62,7 @@ def read_head_ct(path: str | os.PathLike[str], min_slices: int = MIN_SLICES, min
         hu, affine, notes = straighten(hu, affine, os.fspath(source))
     check_hu(hu, os.fspath(source))
     _check_extent(hu, affine, source, min_extent_mm)
-    return HeadCT(np.clip(hu, *HU_RANGE), affine, tuple(notes))
+    return HeadCT(np.clip(hu, *HU_RANGE, out=hu), affine, tuple(notes))
 
 
 def series_folder(path: str | os.PathLike[str]) -> Path:

@@ -144,7 +144,9 @@ def test_what_is_no_head_ct_is_refused(tmp_path: Path, count: int, step: float, 
     folder = write_series(tmp_path / "s", head_like(count=count), straight(np.arange(count) * step), tags=tags)
     with pytest.raises(UserError, match=message):
         read_series(folder)
-    assert describe_series(folder).problem.startswith(str(folder))
+    short = describe_series(folder)
+    assert short.problem.startswith(str(folder))
+    assert (short.spacing_mm, short.extent_mm) == (step, step * count), "measured all the same"
 
 
 def test_limits_are_arguments(tmp_path: Path) -> None:

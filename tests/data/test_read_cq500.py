@@ -100,7 +100,7 @@ def test_the_folder_above_and_one_scan_alone_are_read_too(tree: Path, root: str)
 
 def test_archives_unpacked_one_level_deeper_are_joined(tmp_path: Path) -> None:
     write_scan(tmp_path / "CQ500-CT-3" / "CQ500CT3 CQ500CT3" / "Unknown Study" / "CT Plain")
-    write_scan(tmp_path / "CQ500-CT-4" / "CQ500CT4 CQ500CT4" / "Unknown Study" / "CT Plain")
+    write_scan(tmp_path / "B2" / "CQ500CT4 CQ500CT4" / "Unknown Study" / "CT Plain")
     assert [case["id"] for case in read_cq500(tmp_path)] == ["CQ500-CT-3", "CQ500-CT-4"]
 
 

@@ -60,7 +60,6 @@ def test_the_thinnest_usable_series_is_kept_and_every_other_one_has_its_reason(t
         series(tmp_path, "Monitor", 5.0, count=2),
         write_series(tmp_path / "Sagittal", head_like((8, 8)), [(k * 5.0, 0, 0) for k in range(26)], ((0.0, 1, 0), (0.0, 0, -1))),
     ]
-    (folders[0].parent / "CT empty").mkdir()
     found = choice(tmp_path, *folders)
     assert found == {
         "CT Plain": ("dropped", "thicker slices: CT PLAIN THIN is preferred"),

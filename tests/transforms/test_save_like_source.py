@@ -251,5 +251,5 @@ def test_results_of_dicom_series_and_sheared_files_are_nifti_on_their_own_grid(t
         written = nib.load(saved["error_path"])
         assert written.shape == (3, 6, 7)
         np.testing.assert_array_equal(written.affine, affine)
-    with pytest.raises(UserError, match="a result for .* without an affine"):
+    with pytest.raises(UserError, match=r"a result for .* without an affine"):
         SaveLikeSourced("error", tmp_path, "map", np.float32)({**case, "error": torch.ones(1, 3, 6, 7)})
