@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer
-from monai.utils import ensure_tuple_rep
+from monai.utils import convert_to_tensor, ensure_tuple_rep
 from torch.nn.functional import interpolate, pad
 
 from common.errors import UserError
 from common.losses.position_distance import position_error
 from common.networks.position_regressor import STRIDES
 from common.transforms.histogram_equalisation import HU_RANGE
-from common.transforms.position_crops import cut
+from common.transforms.position_crops import cut, lattice
 
 Network = Callable[..., torch.Tensor]
 
@@ -101,14 +101,14 @@ class DensePositionInferer(Inferer):
             ``(B, K, X, Y, Z)`` float32, in units of the volume's side, 0 outside the foreground.
         """
         with torch.no_grad():
-            return torch.stack([self._volume(torch.as_tensor(volume), network) for volume in inputs])
+            return torch.stack([self._volume(volume, network) for volume in convert_to_tensor(inputs, track_meta=False)])
 
     def _volume(self, volume: torch.Tensor, network: Any) -> torch.Tensor:
         shape, patch = volume.shape[1:], network.network.patch_size
         head = volume > HU_RANGE[0]
-        lattice = [(side - 1) // self.stride + 1 for side in shape]
+        sides = [(side - 1) // self.stride + 1 for side in shape]
         maps = network.network.outputs // 3
-        errors = torch.zeros(maps, *lattice, device=volume.device)
+        errors = torch.zeros(maps, *sides, device=volume.device, dtype=torch.promote_types(network.levels.dtype, torch.float32))
         for start in tile_starts(shape, self.tile):
             # a voxel between two lattice points needs both of them
             reach = [slice(max(0, a - self.stride + 1), a + side + self.stride - 1) for a, side in zip(start, self.tile, strict=True)]
@@ -119,12 +119,9 @@ class DensePositionInferer(Inferer):
             count = [p.stop - p.start for p in part]
             evaluate = self._by_patches if self.patchwise else self._dense
             predicted = evaluate(volume, start, count, patch, network)
-            axes = [
-                (a + self.stride * torch.arange(n, device=volume.device)) / (s - 1) for a, n, s in zip(start, count, shape, strict=True)
-            ]
-            positions = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-            errors[:, part[0], part[1], part[2]] = position_error(predicted[None].float(), positions[None].float())[0]
-        return upsample(errors, self.stride, shape) * head
+            positions = lattice(start, count, self.stride, shape).to(errors)
+            errors[:, part[0], part[1], part[2]] = position_error(predicted[None].to(errors.dtype), positions[None])[0]
+        return upsample(errors, self.stride, shape) * head  # zero outside the head, also where a tile reached beyond it
 
     def _dense(self, volume: torch.Tensor, start: Sequence[int], count: Sequence[int], patch: Sequence[int], network: Any) -> torch.Tensor:
         first = [a - side // 2 for a, side in zip(start, patch, strict=True)]
