@@ -6,15 +6,15 @@ proves that code works; it never supports a clinical claim.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 
-from common.atomic import write_csv
+from common.atomic import write_csv, write_text
 from common.data.simulate.ct_series import write_case
 from common.data.simulate.folder import publish_cohort
-from common.data.simulate.head_ct import STYLES, Scan, simulate_scan, stream
+from common.data.simulate.head_ct import STYLES, Lesion, Scan, simulate_scan, stream
 from common.data.simulate.readers import draw_reads, table_row
 from common.errors import UserError
 
@@ -107,13 +107,16 @@ def _write_truth(scan: Scan, path: Path) -> Path:
     import nibabel
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = nibabel.Nifti1Image(scan.truth, scan.affine)  # type: ignore[attr-defined, no-untyped-call]
+    image = nibabel.Nifti1Image(scan.truth, scan.affine)
     image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)  # type: ignore[attr-defined]
+    nibabel.save(image, path)
     return path
 
 
 def _write_tables(root: Path, rows: dict[int, dict[str, str | int]], lesions: dict[int, list[dict[str, object]]]) -> list[Path]:
     reads = write_csv(root / "reads.csv", [rows[number] for number in sorted(rows)])
     listed = [lesion for number in sorted(lesions) for lesion in lesions[number]]
-    return [reads, write_csv(root / "truth" / "lesions.csv", listed)]
+    path = root / "truth" / "lesions.csv"
+    if not listed:  # a table without rows still has its columns
+        return [reads, write_text(path, ",".join(["id", *(f.name for f in fields(Lesion))]) + "\n")]
+    return [reads, write_csv(path, listed)]

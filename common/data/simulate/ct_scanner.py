@@ -1,8 +1,8 @@
 """What a CT scanner does to a head: the grid, the table, beam hardening, noise by kernel and slice thickness.
 
 Values: noise of a routine head scan about 3-5 HU in slices of 3-5 mm, growing with the inverse root of the thickness; a dark band of 5-15
-HU between the petrous bones; 2-5 HU of cupping left below the vault. Source: Barrett and Keat, RadioGraphics 2004; 24:1679-1691 (artefacts);
-Brooks and Di Chiro, Med Phys 1976; 3:237-240 (noise). Sizes are chosen within these.
+HU between the petrous bones; 2-5 HU of cupping below the vault. Source: Barrett and Keat, RadioGraphics 2004; 24:1679-1691
+(artefacts); Brooks and Di Chiro, Med Phys 1976; 3:237-240 (noise). Sizes are chosen within these.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from common.data.simulate.anatomy import Array, Grid
 from common.data.simulate.head import AIR_HU, HeadVoxels
-from common.data.simulate.head_atlas import share
+from common.data.simulate.soft_shapes import share
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Scanner:
         cupping_hu: largest brightening below the skull.
         band_hu: largest darkening between the petrous bones.
         names: manufacturers and models.
-        kernels: names of the soft kernel.
+        kernels: names of soft kernels.
     """
 
     noise_hu: tuple[float, float] = (2.6, 4.2)

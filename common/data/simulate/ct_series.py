@@ -22,12 +22,13 @@ STUDY = "Unknown Study"
 
 @dataclass(frozen=True)
 class Series:
-    """One series to write: its description, values ``(X, Y, Z)``, grid, reconstruction kernel, type of image, and a slice left out."""
+    """One series to write: its description, values ``(X, Y, Z)``, grid, reconstruction kernel ("" for the scanner's
+    soft one), type of image, and a slice left out."""
 
     description: str
     hu: Array
     grid: Grid
-    kernel: str = "STANDARD"
+    kernel: str = ""
     image_type: str = "ORIGINAL\\PRIMARY\\AXIAL"
     missing: int | None = None
     contrast: bool = False
@@ -39,9 +40,7 @@ def draw_series(rng: np.random.Generator, scan: Scan) -> list[Series]:
     plain = ("CT PLAIN THIN", "CT Thin Plain", f"CT {slice_mm:g}mm")[int(rng.integers(3))]
     series = [Series(plain, scan.hu, scan.grid)]
     if rng.random() < 0.35:
-        series.append(
-            Series(("Scout", "SCOUT 0.6mm", "Topogram")[int(rng.integers(3))], *_scout(scan), "STANDARD", "ORIGINAL\\PRIMARY\\LOCALIZER")
-        )
+        series.append(Series(("Scout", "SCOUT 0.6mm", "Topogram")[int(rng.integers(3))], *_scout(scan), "", "ORIGINAL\\PRIMARY\\LOCALIZER"))
     thick = _pairs(scan.clean, scan.grid)
     if rng.random() < 0.5:
         series.append(Series("CT Plain", add_noise(rng, thick[0], 0.75 * scan.noise_hu, scan.grain_px), thick[1]))
@@ -100,12 +99,8 @@ def write_case(root: Path, number: int, scan: Scan, rng: np.random.Generator, or
         The files.
     """
     name = f"CQ500CT{number}"
-    makers = (
-        (("GE MEDICAL SYSTEMS", "BrightSpeed"), ("GE MEDICAL SYSTEMS", "Optima CT660"))
-        if origin.endswith("main")
-        else (("SIEMENS", "SOMATOM Definition AS"), ("Philips", "Brilliance 16"))
-    )
-    maker = makers[int(rng.integers(len(makers)))]
+    makers = scan.scanner.names
+    maker, kernel = makers[int(rng.integers(len(makers)))], scan.scanner.kernels[int(rng.integers(len(scan.scanner.kernels)))]
     study = {
         "0008|0020": "20170101",
         "0008|0030": "120000",
@@ -126,7 +121,7 @@ def write_case(root: Path, number: int, scan: Scan, rng: np.random.Generator, or
             "0008|103e": series.description,
             "0018|0050": f"{series.grid.spacing_mm[2]:g}",
             "0018|0088": f"{series.grid.spacing_mm[2]:g}",
-            "0018|1210": series.kernel,
+            "0018|1210": series.kernel or kernel,
             "0020|0011": str(place + 2),
         }
         if series.contrast:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.simulate.anatomy import Array, SmoothField
-from common.data.simulate.head import Dent, HeadVoxels, Swelling, on_skull
+from common.data.simulate.head import HeadVoxels
+from common.data.simulate.person import Dent, Swelling, on_skull
 
 Triple = tuple[float, float, float]
 

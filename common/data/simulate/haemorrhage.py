@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.data.simulate.anatomy import Array, SmoothField
-from common.data.simulate.head import HeadVoxels, Person, Push, on_skull
-from common.data.simulate.head_atlas import share
+from common.data.simulate.head import HeadVoxels
+from common.data.simulate.person import Person, Push, on_skull
+from common.data.simulate.soft_shapes import share
 
 Triple = tuple[float, float, float]
 
 KINDS = ("IPH", "SDH", "EDH", "SAH", "IVH")
 """Intraparenchymal, subdural, epidural, subarachnoid, intraventricular: the names of the columns of reads.csv."""
-VOLUME_ML = {"IPH": (0.3, 60.0), "SDH": (1.0, 60.0), "EDH": (0.8, 45.0), "SAH": (0.4, 10.0), "IVH": (0.4, 10.0)}
+VOLUME_ML = {"IPH": (0.3, 60.0), "SDH": (2.0, 60.0), "EDH": (1.5, 45.0), "SAH": (0.8, 15.0), "IVH": (0.5, 15.0)}
 SITES: tuple[Triple, ...] = (
     (26, -2, 2),
     (13, -18, 8),
@@ -74,9 +75,9 @@ class Mixture:
     """
 
     kinds: tuple[float, ...] = (0.36, 0.30, 0.08, 0.16, 0.10)
-    isodense: float = 0.25
+    isodense: float = 0.2
     largest: float = 1.0
-    acute_hu: tuple[float, float] = (54.0, 75.0)
+    acute_hu: tuple[float, float] = (55.0, 75.0)
 
 
 def plan_bleed(rng: np.random.Generator, side: int, mixture: Mixture, near: Triple | None = None) -> BleedPlan:

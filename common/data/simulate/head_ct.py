@@ -12,7 +12,8 @@ from common.data.simulate.anatomy import Anatomy, Array, Grid
 from common.data.simulate.ct_scanner import Scanner, add_noise, add_table, draw_grid, harden
 from common.data.simulate.fracture import FracturePlan, add_fracture, plan_fracture
 from common.data.simulate.haemorrhage import BleedPlan, Mixture, add_bleed, mass_effect, plan_bleed
-from common.data.simulate.head import HeadVoxels, Person, draw_person, hurt, render_head, sample_person
+from common.data.simulate.head import HeadVoxels, render_head, sample_person
+from common.data.simulate.person import Person, draw_person, hurt
 
 CELLS = (
     *((1, 1, 1, 4), (1, 1, 0, 3), (1, 0, 1, 7), (1, 0, 0, 6)),
@@ -78,6 +79,7 @@ class Scan:
         lesions: the truth as a list.
         noise_hu, grain_px: of this scan.
         person: who.
+        scanner: with what.
     """
 
     grid: Grid
@@ -90,6 +92,7 @@ class Scan:
     noise_hu: float
     grain_px: float
     person: Person
+    scanner: Scanner
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -212,7 +215,7 @@ def _acquire(
     grain = float(rng.uniform(*scanner.kernel_px))
     return Scan(
         grid, add_noise(rng, clean, noise, grain), clean, voxels.fill(truth), _structures(voxels), voxels.fill(voxels.head[4]), lesions,
-        noise, grain, person,
+        noise, grain, person, scanner,
     )  # fmt: skip
 
 
@@ -222,5 +225,6 @@ def _structures(voxels: HeadVoxels) -> NDArray[np.uint8]:
     names[(voxels.hull >= 0) & (voxels.hull < voxels.skull_mm)] = 2
     brain = (voxels.hull < 0) & (voxels.points[:, 2] > -75.0)
     names[brain] = np.where(voxels.points[brain, 0] < 0, 3, 4)
+    names[brain & (voxels.head[3] * (1 - voxels.tissue[0] - voxels.tissue[1]) > 0.3)] = 2
     names[voxels.outer > 0] = 0
     return voxels.fill(names)
