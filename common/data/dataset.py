@@ -22,8 +22,8 @@ from common.data.cases import (
     volume_stem,
     volume_suffix,
 )
+from common.data.dicom_files import is_dicom_file
 from common.data.dicom_folders import any_dicom, read_dicom_folders
-from common.data.dicom_series import is_dicom_file
 from common.data.paired_files import fits_inputs, read_paired_files
 from common.errors import UserError
 

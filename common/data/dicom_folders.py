@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from common.data.cases import Case, some
-from common.data.dicom_series import dicom_folders, holds_dicom, is_dicom_file
+from common.data.dicom_files import dicom_folders, holds_dicom, is_dicom_file
 from common.data.series_choice import choose_series
 from common.errors import UserError
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from common.data.cases import volume_suffix
-from common.data.dicom_series import MIN_EXTENT_MM, MIN_SLICES, is_dicom_file, read_series
+from common.data.dicom_files import is_dicom_file
+from common.data.dicom_series import MIN_EXTENT_MM, MIN_SLICES, read_series
 from common.data.slice_stack import SliceStack, even_grid
 from common.errors import UserError
 

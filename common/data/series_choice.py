@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from common.data.dicom_series import SeriesDescription, describe_series, dicom_files, series_headers
+from common.data.dicom_files import dicom_files, series_headers
+from common.data.dicom_series import SeriesDescription, describe_series
 from common.errors import UserError
 
 Row = dict[str, Any]

@@ -142,7 +142,7 @@ def _digest_file(file: Path) -> Any:
 
 
 def _digest_folder(folder: Path) -> Any:
-    from common.data.dicom_series import dicom_files
+    from common.data.dicom_files import dicom_files
 
     files = dicom_files(folder)
     digest = hashlib.sha256(json.dumps([file.stat().st_size for file in files]).encode())

@@ -15,7 +15,7 @@ from monai.utils import ensure_tuple_rep
 
 from common.atomic import write_atomic
 from common.data.cases import volume_stem, volume_suffix
-from common.data.dicom_series import is_dicom_file
+from common.data.dicom_files import is_dicom_file
 from common.data.head_ct import sheared_axis
 from common.errors import UserError
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.data.dicom_series import describe_series, read_series, series_headers
+from common.data.dicom_files import series_headers
+from common.data.dicom_series import describe_series, read_series
 from common.errors import UserError
 from tests.data.ct_on_disk import head_like, places, straight, tilted, write_series
 

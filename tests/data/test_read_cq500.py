@@ -10,7 +10,8 @@ import pytest
 
 from common.data.__main__ import main
 from common.data.check import check_dataset
-from common.data.cq500 import case_number, is_cq500, read_cq500, read_reads, selection_manifest, truth_of, write_manifest
+from common.data.cq500 import is_cq500, read_cq500, selection_manifest, write_manifest
+from common.data.cq500_reads import case_number, read_reads, truth_of
 from common.data.dataset import detect_form, find_cases, is_simulated
 from common.errors import UserError
 from tests.data.ct_on_disk import head_like, straight, write_series

@@ -13,7 +13,8 @@ from monai.data import MetaTensor
 from scipy.ndimage import map_coordinates
 
 from common.data.dataset import find_cases
-from common.data.dicom_series import describe_series, dicom_files, series_headers
+from common.data.dicom_files import dicom_files, series_headers
+from common.data.dicom_series import describe_series
 from common.data.head_ct import HeadCT, read_head_ct
 from common.data.splits import fingerprints
 from common.transforms.load_case import read_volume
