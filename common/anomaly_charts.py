@@ -45,7 +45,14 @@ def roc_figure(curves: Sequence[Mapping[str, Any]], title: str = "") -> bytes:
                     color=_PALETTE[index % len(_PALETTE)],
                     label=f"{line['label']}: {area}",
                 )
-            panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+            panel.set(
+                xlim=(-0.02, 1.02),
+                ylim=(-0.02, 1.02),
+                xlabel="false positive rate",
+                ylabel="true positive rate",
+                aspect="equal",
+                anchor="N",
+            )
             panel.set_title(heading, fontsize=10)
             key = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "title": "AUROC (95 % interval)"}
             panel.legend(fontsize=8, title_fontsize=8, frameon=False, **key)

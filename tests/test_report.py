@@ -184,3 +184,20 @@ def test_best_median_and_worst_case_are_chosen(values: tuple[Any, ...], expected
 def test_distances_rank_the_other_way() -> None:
     assert pick_cases(rows(0.2, 0.9, 0.5), higher_is_better=False) == {"best": "a", "median": "c", "worst": "b"}
     assert pick_cases([{"id": 1, "masd_mm": 3.0}, {"id": 2, "masd_mm": 1.0}], "masd_mm", higher_is_better=False) == {"best": 2, "worst": 1}
+
+
+def test_further_tables_stand_behind_the_metrics_with_their_notes(tmp_path: Path) -> None:
+    tables = [
+        {"heading": "Readers <1>", "rows": [{"finding": "fracture", "kappa": 0.632}], "note": "Fleiss."},
+        {"heading": "Cost", "rows": []},
+    ]
+    page = report(tmp_path, tables=tables)
+    Tags(page)
+    assert (
+        page.index("<h2>Metrics</h2>")
+        < page.index("<h2>Readers &lt;1&gt;</h2>")
+        < page.index("<h2>Cost</h2>")
+        < page.index("<h2>Cases</h2>")
+    )
+    assert '<td class="number">0.632</td>' in page and '<p class="soft">Fleiss.</p>' in page
+    assert report(tmp_path, tables=()) == report(tmp_path)
