@@ -64,7 +64,7 @@ AIR: tuple[tuple[str, tuple[Triple, ...]], ...] = (
 BASE: tuple[tuple[str, tuple[Triple, ...]], ...] = (
     ("tubes", ((56, -40, -36), (14, -12, -40), (7.5, 0.0, 0.0))),  # petrous bones
     ("tubes", ((14, 12, -28), (52, 18, -24), (3.2, 0.0, 0.0))),  # lesser wings of the sphenoid
-    ("one", ((0, -8, -36), (11, 4, 6))),  # dorsum sellae
+    ("one", ((0, -7, -38), (9, 3, 5))),  # dorsum sellae
     ("one", ((0, 62, -30), (2, 10, 5))),  # crista galli
     ("one", ((0, -100, -34), (2.5, 14, 10))),  # internal occipital crest
 )

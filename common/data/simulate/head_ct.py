@@ -36,7 +36,7 @@ STYLES: dict[str, CohortStyle] = {
     "main": CohortStyle(),
     "shift": CohortStyle(
         Scanner(
-            (4.6, 7.0),
+            (3.8, 5.6),
             (0.3, 0.5),
             0.35,
             2.0,
@@ -45,8 +45,8 @@ STYLES: dict[str, CohortStyle] = {
             (("SIEMENS", "SOMATOM Definition AS"), ("Philips", "Brilliance 16")),
             ("H30s", "UB"),
         ),
-        Mixture((0.25, 0.42, 0.05, 0.20, 0.08), 0.35, 0.6, (50.0, 70.0)),
-        (40.0, 92.0),
+        Mixture((0.25, 0.42, 0.05, 0.20, 0.08), 0.25, 0.8, (52.0, 72.0)),
+        (30.0, 92.0),
     ),
 }
 
