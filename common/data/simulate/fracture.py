@@ -1,7 +1,7 @@
 """Simulated fractures of the skull in CT: linear gaps of 1-4 mm, depressed pieces, and swelling of the scalp above.
 
-Source: Schweitzer et al., Diagnostics 2022 and textbook ranges for widths; frequencies are chosen. A gap narrower than a voxel only lowers
-bone (partial volume), so that swelling is often the larger cue, as in real scans of 3-5 mm.
+Widths, lengths and frequencies are chosen, not taken from a paper. A gap narrower than a voxel only lowers bone (partial volume), so that
+swelling is often the larger cue, as in real scans of 3-5 mm.
 """
 
 from __future__ import annotations
