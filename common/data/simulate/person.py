@@ -2,8 +2,8 @@
 
 Values (HU) follow common ranges of the literature: grey matter 37-41, white matter 28-32, cerebrospinal fluid 4-11, flowing blood 50-68
 (with haematocrit), dura 45-55, fat -100 to -80, muscle and skin 30-60, cortical bone 1100-1700, diploe 350-800, physiological calcification
-80-400. Source: common textbook ranges, such as Bushberg et al., The Essential Physics of Medical Imaging, 3rd ed., chapter 10. Spreads between
-people, and how they follow age, are chosen.
+80-400. Source: common textbook ranges, such as Bushberg et al., The Essential Physics of Medical Imaging, 3rd ed., chapter 10. Spreads
+between people, and how they follow age, are chosen.
 """
 
 from __future__ import annotations
