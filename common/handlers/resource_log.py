@@ -45,10 +45,15 @@ class ResourceLog:
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is: a machine with a GPU may train on its CPU."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
     def _begin(self, engine: Engine) -> None:
         self.start = time.perf_counter()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         elif _RESET.exists():
             try:
                 _RESET.write_text("5")  # VmHWM begins anew
@@ -59,9 +64,10 @@ class ResourceLog:
     def _write(self, engine: Engine) -> None:
         if self.rank:
             return
+        device = self.device
         row = {
             "parameters": sum(p.numel() for p in self.network.parameters() if p.requires_grad),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
             "peak_memory_mib": self.peak_mib(),
             "seconds": time.perf_counter() - self.start,
             "epochs": engine.state.epoch,
@@ -71,7 +77,7 @@ class ResourceLog:
 
     def peak_mib(self) -> float | None:
         """Peak since the start, MiB."""
-        if torch.cuda.is_available():
-            return torch.cuda.max_memory_allocated() / 2**20
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
         peak = resident_mib("VmHWM")
         return None if peak is None or self.before is None else max(0.0, peak - self.before)

@@ -200,8 +200,8 @@ class PaddedPositionRegressor(nn.Module):
         reset_normalised(self)
         _begin_in_the_middle(self.affine2)
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Positions ``(B, 3, 1, 1, 1)`` of patches ``(B, 1, *patch_size)``.
+    def forward(self, patches: torch.Tensor, stride: int = 4) -> torch.Tensor:
+        """Positions ``(B, 3, 1, 1, 1)`` of patches ``(B, 1, *patch_size)``; ``stride`` has no meaning, there is but one position.
 
         Raises:
             UserError: something larger than a patch.
@@ -209,7 +209,7 @@ class PaddedPositionRegressor(nn.Module):
         if tuple(patches.shape[2:]) != self.patch_size:
             raise UserError(
                 f"PaddedPositionRegressor: got {tuple(patches.shape[2:])}, expected patches of {self.patch_size}; it pads"
-                " inside the patch, so patches must be cut out one by one (positions_per_side 1)."
+                " inside the patch, so patches must be cut out one by one (positions_per_side 1, patchwise true)."
             )
         features = self.act(self.stem(patches))
         for level in range(len(self.down)):

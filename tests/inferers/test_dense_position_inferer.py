@@ -81,7 +81,7 @@ patch_sizes = st.sampled_from([15, 19, 23, (15, 19, 23), (23, 15, 19), (19, 19, 
 shares = st.tuples(st.floats(0, 0.6), st.floats(0.4, 1)).filter(lambda pair: pair[1] - pair[0] > 0.3)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     patch_size=patch_sizes,
     second=st.sampled_from([None, None, 15, 19]),

@@ -312,8 +312,11 @@ def test_a_volume_smaller_than_the_patch_is_an_error_that_names_both(stride):
 def test_the_padded_network_takes_single_patches_only_and_says_what_to_do():
     network = PaddedPositionRegressor((15, 16, 17), 1)
     assert network(torch.rand(2, 1, 15, 16, 17)).shape == (2, 3, 1, 1, 1)
-    with pytest.raises(UserError, match=r"got \(15, 16, 18\), expected patches of \(15, 16, 17\).*cut out one by one"):
-        network(torch.rand(2, 1, 15, 16, 18))
+    for settings in ({}, {"stride": 1}):
+        with pytest.raises(
+            UserError, match=r"got \(15, 16, 18\), expected patches of \(15, 16, 17\).*\(positions_per_side 1, patchwise true\)"
+        ):
+            network(torch.rand(2, 1, 15, 16, 18), **settings)
 
 
 def test_a_padded_patch_must_survive_three_poolings():
