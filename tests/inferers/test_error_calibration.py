@@ -188,8 +188,9 @@ def case():
 def test_a_calibrated_model_gives_the_error_its_maps_and_the_z_map(case):
     result = StandardiseErrord("pred", a_model())(case)
     head = case["image"] > -1024
-    assert set(result) == {"id", "image", "pred", "maps", "error", "zmap"}
+    assert set(result) == {"id", "image", "pred", "maps", "error", "head", "zmap"}
     assert torch.equal(result["maps"], case["pred"])
+    assert torch.equal(result["head"], head)
     assert torch.equal(result["error"], case["pred"].mean(dim=0, keepdim=True))
     assert torch.equal(result["zmap"], standardise_error(case["pred"], *truth(2)) * head)
     assert not result["zmap"][~head].any()
@@ -206,7 +207,7 @@ def test_the_switch_chooses_which_map_is_the_prediction(case, calibrated):
 @pytest.mark.parametrize("model", [None, a_model(calibrated=False)])
 def test_without_a_calibration_there_is_no_z_map(case, model):
     result = StandardiseErrord("pred", model)(case)
-    assert set(result) == {"id", "image", "pred", "maps", "error"}
+    assert set(result) == {"id", "image", "pred", "maps", "error", "head"}
     assert torch.equal(result["pred"], result["error"])
 
 
