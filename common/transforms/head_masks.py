@@ -27,7 +27,7 @@ def skull_threshold(spacing_mm: float) -> float:
 def foreground_mask(hu: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
     """Head as one solid: above -300 HU, without table and head rest, air of sinuses and airways filled.
 
-    An opening of 6 mm parts the head from the table; the largest piece is the head, and what hangs together with it within 12 mm (ears,
+    An opening of 6 mm parts the head from the table; the largest piece is the head, and what hangs together with it within 8 mm (ears,
     nose) returns. Distances are measured at about 4 mm, the border is that of ``hu``. Holes are filled in 3D and in each axial slice, so
     that an airway cut open at the lowest slice is filled too.
 
@@ -41,11 +41,11 @@ def foreground_mask(hu: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
     step = _per_axis(spacing_mm)
     factors = [max(1, round(4.0 / size)) for size in step]
     coarse = [size * factor for size, factor in zip(step, factors, strict=True)]
-    tissue = pool_mean(hu, factors) > TISSUE_HU
+    tissue = fill_holes(pool_mean(hu, factors) > TISSUE_HU)  # first, or the opening breaks the walls of sinuses
     core = largest_component(erode(tissue, 6.0, coarse))
     if not core.any():
         return np.zeros(hu.shape, dtype=bool)
-    head = touching(tissue & dilate(core, 12.0, coarse), core)
+    head = touching(tissue & dilate(core, 8.0, coarse), core)
     closed = erode(dilate(head, 6.0, coarse), 6.0, coarse)
     holes = _fill_axial(fill_holes(closed)) & ~closed
     near = unpool(dilate(head, 0.6 * max(coarse), coarse), factors, hu.shape)

@@ -14,8 +14,8 @@ WINDOW_HU: Final = (-200.0, 900.0)
 
 BINS: Final = 32
 
-SAMPLES: Final = 6000
-"""Voxels that count in ITK's metric; 12,000 were no more exact."""
+SAMPLES: Final = 12000
+"""Voxels that count in ITK's metric; with 6,000 the outcome depends on the pose by more than a millimetre."""
 
 
 def optimise_rigid(fixed: Head, moving: Head, start: np.ndarray, shrink: int, sigma_mm: float, seed: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def optimise_rigid(fixed: Head, moving: Head, start: np.ndarray, shrink: int, si
 
 
 def _optimizer(itk: Any, metric: Any) -> Any:
-    """Gradient descent whose steps are physical shifts: 2 mm at first, shortened by a tenth at each turn, until 0.03 mm."""
+    """Gradient descent whose steps are physical shifts: 4 mm at first, shortened by 7 % at each turn, until 0.03 mm."""
     scales = itk.RegistrationParameterScalesFromPhysicalShift[type(metric)].New()
     scales.SetMetric(metric)
     scales.SetTransformForward(True)
@@ -63,10 +63,10 @@ def _optimizer(itk: Any, metric: Any) -> Any:
     optimizer.SetScalesEstimator(scales)
     optimizer.SetDoEstimateLearningRateOnce(False)
     optimizer.SetDoEstimateLearningRateAtEachIteration(False)
-    optimizer.SetLearningRate(2.0)
-    optimizer.SetRelaxationFactor(0.9)  # halving, the default, stops in the narrow valleys of a head's turns: 10 mm off
+    optimizer.SetLearningRate(4.0)
+    optimizer.SetRelaxationFactor(0.93)  # halving, the default, stops in the narrow valleys of a head's turns: 10 mm off
     optimizer.SetMinimumStepLength(0.03)
-    optimizer.SetNumberOfIterations(250)
+    optimizer.SetNumberOfIterations(400)
     optimizer.SetNumberOfWorkUnits(1)
     return optimizer
 

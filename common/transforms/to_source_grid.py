@@ -31,7 +31,8 @@ def to_source_grid(volume: torch.Tensor, affine: Any, source_affine: Any, source
     """
     shape = [int(size) for size in source_shape]
     start = torch.as_tensor(np.asarray(source_affine), dtype=torch.float64)
-    moving = MetaTensor(torch.as_tensor(volume, dtype=torch.float32), affine=torch.as_tensor(np.asarray(affine), dtype=torch.float64))
+    values = volume.as_tensor() if isinstance(volume, MetaTensor) else torch.as_tensor(volume)
+    moving = MetaTensor(values.to(torch.float32), affine=torch.as_tensor(np.asarray(affine), dtype=torch.float64))
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=False, dtype=np.float32)
     depth = max(1, SLAB_VOXELS // (shape[0] * shape[1]))
     result = torch.empty((moving.shape[0], *shape), dtype=torch.float32)
