@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from common.data.cases import Case
-from common.data.head_ct import read_head_ct
+from common.errors import UserError
 from common.networks.head_ct_model import HeadCTModel
 from common.transforms.prepare_head_ct import PrepareHeadCTd, prepare_cases
 from common.transforms.reference_frame import choose_reference, make_reference
@@ -21,14 +20,15 @@ logger = logging.getLogger("brain_bundles")
 def fit_head_model(
     model: HeadCTModel,
     prepare: PrepareHeadCTd,
-    train: Sequence[Case],
-    others: Sequence[Case] = (),
+    train: list[Case],
+    others: list[Case],
     reference: str | None = None,
     weights: str | None = None,
     num_workers: int = 0,
-    rank: int = 0,
-) -> list[Mapping[str, Any]]:
+) -> list[dict[str, Any]]:
     """Set reference and intensity map of a model from its training cases and prepare all cases in the cache.
+
+    Cases that cannot be used are taken out of ``train`` and ``others``, with a warning that names each.
 
     Args:
         model: gets both as buffers.
@@ -38,22 +38,25 @@ def fit_head_model(
         reference: id of a training case, or a file; None chooses one, see ``choose_reference``.
         weights: a ``state_dict`` that is fine-tuned: its reference and intensity map are kept.
         num_workers: processes that prepare.
-        rank: every rank needs the buffers; the cache is filled by whoever comes first.
 
     Returns:
         Records of the prepared cases, see ``prepare_cases``.
 
     Raises:
-        UserError: a case that cannot be used, named.
+        UserError: no training case can be used.
     """
     if weights is not None:
         load_weights(model, weights)
     else:
-        chosen = choose_reference(train, reference)
-        if rank == 0:
-            logger.info("Reference head: %s", chosen.get("id", chosen["image"]))
-        model.set_reference(make_reference(read_head_ct(chosen["image"][0]), model.registration_spacing_mm))
+        model.set_reference(make_reference(choose_reference(train, reference), model.registration_spacing_mm))
     records = prepare_cases([*train, *others], prepare, num_workers)
+    failed = {record["id"]: record["error"] for record in records if "error" in record}
+    for name, reason in failed.items():
+        logger.warning("%s is left out: %s", name, reason)
+    for cases in (train, others):
+        cases[:] = [case for case in cases if str(case["id"]) not in failed]
+    if not train:
+        raise UserError("none of the training cases can be used; the reasons are above.")
     if weights is None:
         model.fit_equalisation(torch.as_tensor(prepare(dict(case))["image"]) for case in train)
     return records

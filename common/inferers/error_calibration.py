@@ -26,11 +26,11 @@ SMALLEST_SD = 0.1
 def fit_calibration(errors: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Mean and SD of healthy errors at every place of the reference frame.
 
-    Few heads are at hand, so neighbours help (Gaussian weights, SD ``SMOOTHING_VOXELS``), and one head's worth of the mean and variance
-    over all places is mixed in:
+    Few heads are at hand, so neighbours help (Gaussian weights G, SD ``SMOOTHING_VOXELS``), and one head's worth of the mean and variance
+    over all places is mixed in; deviations are from the mean of their own place, so that its slope does not count as variance:
 
-    .. math:: \mu_x = \frac{S_1 + \mu}{S_0 + 1}, \quad \sigma_x^2 = \frac{S_2 + \sigma^2 + \mu^2}{S_0 + 1} - \mu_x^2, \quad
-        S_k = G * \sum_i m_i E_i^k
+    .. math:: \mu_x = \frac{(G * \sum_i m_i E_i)_x + \mu}{(G * \sum_i m_i)_x + 1}, \qquad
+        \sigma_x^2 = \frac{(G * \sum_i m_i (E_i - \mu_x)^2)_x + \sigma^2}{(G * \sum_i m_i)_x + 1}
 
     Args:
         errors: E of N healthy heads, ``(N, K, X, Y, Z)``, on a coarse lattice.
@@ -41,16 +41,15 @@ def fit_calibration(errors: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Te
 
     Source: ours; the paper has the raw map only.
     """
-    weight = heads.double().expand_as(errors)
+    weight, values = heads.double().expand_as(errors), errors.double()
     total = weight.sum(dim=(0, 2, 3, 4)).clamp(min=1)[:, None, None, None]
-    values = errors.double()
     mean = (values * weight).sum(dim=(0, 2, 3, 4), keepdim=True)[0] / total
-    second = (values.square() * weight).sum(dim=(0, 2, 3, 4), keepdim=True)[0] / total
-    sums = [_smooth((values**power * weight).sum(dim=0)) for power in range(3)]
-    local = (sums[1] + PRIOR_HEADS * mean) / (sums[0] + PRIOR_HEADS)
-    variance = (sums[2] + PRIOR_HEADS * second) / (sums[0] + PRIOR_HEADS) - local.square()
-    smallest = (SMALLEST_SD * (second - mean.square()).clamp(min=0).sqrt()).clamp(min=1e-12)
-    return local.float(), torch.maximum(variance.clamp(min=0).sqrt(), smallest).float()
+    spread = ((values - mean).square() * weight).sum(dim=(0, 2, 3, 4), keepdim=True)[0] / total
+    count = _smooth(weight.sum(dim=0)) + PRIOR_HEADS
+    local = (_smooth((values * weight).sum(dim=0)) + PRIOR_HEADS * mean) / count
+    variance = (_smooth(((values - local).square() * weight).sum(dim=0)) + PRIOR_HEADS * spread) / count
+    smallest = (SMALLEST_SD * spread.sqrt()).clamp(min=1e-6)
+    return local.float(), torch.maximum(variance.sqrt(), smallest).float()
 
 
 def _smooth(volume: torch.Tensor) -> torch.Tensor:
@@ -100,14 +99,14 @@ class StandardiseErrord(MapTransform):
         self.model, self.image_key, self.calibrated = model, image_key, flag(calibrated, "calibrated")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the case with ``error`` and, where the model is calibrated, ``zmap``."""
+        """Return the case with ``error``, ``head`` (bool) and, where the model is calibrated, ``zmap``."""
         result = dict(data)
         for key in self.key_iterator(result):
             errors = torch.as_tensor(result[key])
-            result["maps"], result["error"] = errors, errors.mean(dim=0, keepdim=True)
+            head = torch.as_tensor(result[self.image_key], device=errors.device) > HU_RANGE[0]
+            result["maps"], result["error"], result["head"] = errors, errors.mean(dim=0, keepdim=True), head
             result[key] = result["error"]
             if self.model is not None and self.model.calibrated:
-                head = torch.as_tensor(result[self.image_key], device=errors.device) > HU_RANGE[0]
                 mean, sd = self.model.calibration_mean.to(errors.device), self.model.calibration_sd.to(errors.device)
                 result["zmap"] = standardise_error(errors, mean, sd) * head
                 result[key] = result["zmap"] if self.calibrated else result["error"]

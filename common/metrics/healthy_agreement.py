@@ -20,7 +20,7 @@ class HealthyAgreement(CumulativeIterationMetric):
 
         Args:
             y_pred: error maps, ``(B, K, *spatial)``.
-            y: label map of the structures, ``(B, 1, *spatial)``; > 0 is foreground.
+            y: the head, ``(B, 1, *spatial)``; > 0 is foreground.
             kwargs: not used.
         """
         assert y is not None

@@ -62,22 +62,22 @@ def touching(foreground: torch.Tensor, patch_size: Sequence[int], stride: int) -
     return found[0] > 0
 
 
-def lattice(start: Sequence[int], count: int, stride: int, shape: Sequence[int]) -> torch.Tensor:
+def lattice(start: Sequence[int], counts: Sequence[int], stride: int, shape: Sequence[int]) -> torch.Tensor:
     r"""Normalised coordinates :math:`x_i = v_i / (N_i - 1)` of the voxels start, start + stride, ...
 
     Args:
         start: first voxel.
-        count: voxels per axis.
+        counts: how many along each axis.
         stride: distance of two, in voxels.
         shape: sides N of the volume.
 
     Returns:
-        ``(3, count, count, count)`` float32; in [0, 1] inside the volume.
+        ``(3, *counts)`` float64; in [0, 1] inside the volume.
 
     Source: Bieder et al., MIDL 2022, Sec. 2: coordinates 0 ... N - 1 normalised to [0, 1].
     """
-    axes = [(a + stride * torch.arange(count)) / (n - 1) for a, n in zip(start, shape, strict=True)]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij")).float()
+    axes = [(a + stride * torch.arange(count, dtype=torch.float64)) / (n - 1) for a, count, n in zip(start, counts, shape, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
 class RandPositionCropsd(RandomizableTransform, MapTransform):
@@ -148,7 +148,7 @@ class RandPositionCropsd(RandomizableTransform, MapTransform):
         first = [a - h for a, h in zip(start, half, strict=True)]
         sides = [self.reach + side for side in self.patch_size]
         image = cut(volume, first, sides, HU_RANGE[0])
-        position = lattice(start, self.count, self.stride, volume.shape[1:])
+        position = lattice(start, [self.count] * 3, self.stride, volume.shape[1:]).float()
         head = image > HU_RANGE[0]
         if self.foreground == "centre":
             inner = [slice(h, h + self.reach + 1, self.stride) for h in half]

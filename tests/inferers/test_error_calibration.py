@@ -39,7 +39,7 @@ def test_a_constant_error_has_that_mean_and_the_smallest_sd(maps):
     assert mean.dtype == sd.dtype == torch.float32
     torch.testing.assert_close(mean, torch.full_like(mean, 0.25))
     assert sd.min() > 0
-    assert sd.max() < 1e-6
+    assert sd.max() < 2e-6
 
 
 def test_one_place_that_never_varies_gets_the_smallest_sd():
