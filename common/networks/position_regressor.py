@@ -19,6 +19,7 @@ from common.errors import UserError
 
 STRIDES = (1, 2, 4)
 SLOPE = 0.2  # of the leaky rectifier
+MEAN, SD = 0.5, 12**-0.5  # of numbers spread evenly over [0, 1], which is what histogram equalisation makes
 _FIRST_SPREAD = 0.1  # of the last weights, relative to the others: all outputs begin near the middle, whatever the input
 
 
@@ -137,6 +138,7 @@ class PositionRegressor(nn.Module):
             rest = [side - k + 1 for side, k in zip(rest, kernel, strict=True)]
         self.affine1, self.affine2 = nn.Conv3d(4 * m, 8 * m, (rest[0], rest[1], rest[2])), nn.Conv3d(8 * m, 3, 1)
         self.reset_parameters()
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # a fifth faster on CPU
 
     def reset_parameters(self) -> None:
         """Draw all weights anew; the outputs begin in the middle of the volume."""
@@ -157,7 +159,7 @@ class PositionRegressor(nn.Module):
             UserError: another stride, or a volume smaller than the patch.
         """
         counts = positions_per_axis(volume.shape[2:], self.patch_size, stride)
-        features = self.act(self.down1(self.act(self.stem(volume))))
+        features = self.act(self.down1(self.act(self.stem((volume - MEAN) / SD))))
         features = self.residual1(_pool(features, dense=stride == 1))
         features = _pool(self.act(self.down2(features)), dense=stride < 4)
         features = self.affine2(self.act(self.affine1(self.residual2(features))))
@@ -211,7 +213,7 @@ class PaddedPositionRegressor(nn.Module):
                 f"PaddedPositionRegressor: got {tuple(patches.shape[2:])}, expected patches of {self.patch_size}; it pads"
                 " inside the patch, so patches must be cut out one by one (positions_per_side 1, patchwise true)."
             )
-        features = self.act(self.stem(patches))
+        features = self.act(self.stem((patches - MEAN) / SD))
         for level in range(len(self.down)):
             features = avg_pool3d(self.act(self.down[level](features)), 2)
             features = features + self.conv2[level](self.act(self.conv1[level](features)))

@@ -162,7 +162,7 @@ def prepare_cases(cases: Sequence[Mapping[str, Any]], transform: PrepareHeadCTd,
         num_workers: processes; 0 or 1 works in this one.
 
     Returns:
-        One record per case, in order, with "id" and, where a case failed, "error" instead of the rest.
+        One record per case, in order, with "id" and, where a case failed, "error" instead of the rest; who calls it says so.
 
     Raises:
         UserError: no cache, or no case could be prepared; the text names the first ones and why.
@@ -184,8 +184,6 @@ def prepare_cases(cases: Sequence[Mapping[str, Any]], transform: PrepareHeadCTd,
         else:
             _in_processes(worker, cases, num_workers, records, bar)
     failed = [record for record in records if "error" in record]
-    for record in failed:
-        print(f"prepare head CT: {record['id']} is left out: {record['error']}")
     if cases and len(failed) == len(cases):
         raise UserError(f"none of {len(cases)} cases could be prepared; the first: {failed[0]['id']}: {failed[0]['error']}")
     return records
