@@ -1,5 +1,5 @@
 # Every target does its own set-up in .venv; none needs another to be run by hand first.
-#   make demo | test | test-all | lint | bench | packages | clean
+#   make demo [BUNDLE=ladp] | test | test-all | lint | bench | packages | clean
 # A machine without a GPU needs no CUDA packages: give pip the CPU index of PyTorch with
 #   make demo TORCH_ARGS="--index-url <the CPU wheel index from pytorch.org>"
 
@@ -9,12 +9,14 @@ TORCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m monai.bundle run --config_file
-LADP := bundles/ladp/configs
-DEMO := bundles/ladp/eval/demo
+BUNDLE ?= ladp
+CONFIGS := bundles/$(BUNDLE)/configs
+DEMO := bundles/$(BUNDLE)/eval/demo
+TRAIN := $(CONFIGS)/train.json','$(CONFIGS)/quick.json
 # a cohort that no setting was chosen on; seeds 1-99 are for choosing settings
 TEST_SEED ?= 1001
 
-.PHONY: demo test test-all lint bench packages clean
+.PHONY: demo demo-ladp demo-position_regression test test-all lint bench packages clean
 
 $(VENV)/.installed: requirements.txt pyproject.toml setup.py
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 10), 'Python 3.10 or newer is needed, found ' + sys.version"
@@ -29,12 +31,21 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
 	touch $@
 
-demo: $(VENV)/.installed
-	$(RUN) "['$(LADP)/train.json','$(LADP)/quick.json']" --output_dir $(DEMO)
-	$(RUN) "['$(LADP)/train.json','$(LADP)/quick.json','$(LADP)/evaluate.json','$(LADP)/variant_zscore_rule.json']" \
+demo: demo-$(BUNDLE)
+
+demo-ladp: $(VENV)/.installed
+	$(RUN) "['$(TRAIN)']" --output_dir $(DEMO)
+	$(RUN) "['$(TRAIN)','$(CONFIGS)/evaluate.json','$(CONFIGS)/variant_zscore_rule.json']" \
 		--evaluate_on all --simulated::subjects 20 --simulated::seed $(TEST_SEED) --output_dir $(DEMO)/rule
-	$(RUN) "['$(LADP)/train.json','$(LADP)/quick.json','$(LADP)/evaluate.json']" \
+	$(RUN) "['$(TRAIN)','$(CONFIGS)/evaluate.json']" \
 		--evaluate_on all --simulated::subjects 20 --simulated::seed $(TEST_SEED) --output_dir $(DEMO)
+
+demo-position_regression: $(VENV)/.installed
+	$(RUN) "['$(TRAIN)']" --output_dir $(DEMO)
+	$(RUN) "['$(TRAIN)','$(CONFIGS)/evaluate.json','$(CONFIGS)/variant_threshold.json']" \
+		--evaluate_on all --simulated::healthy 30 --simulated::seed $(TEST_SEED) --output_dir $(DEMO)/threshold
+	$(RUN) "['$(TRAIN)','$(CONFIGS)/evaluate.json']" \
+		--evaluate_on all --simulated::healthy 30 --simulated::seed $(TEST_SEED) --output_dir $(DEMO)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q --durations=10

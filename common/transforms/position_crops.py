@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple_rep
 from torch.nn.functional import max_pool3d
@@ -134,6 +135,7 @@ class RandPositionCropsd(RandomizableTransform, MapTransform):
             UserError: no foreground in the volume.
         """
         volume = data[self.keys[0]]
+        volume = volume.as_tensor() if isinstance(volume, MetaTensor) else volume  # slicing a MetaTensor costs more than the rest
         windows: list[dict[Hashable, Any]] = []
         for _ in range(self.ATTEMPTS * self.windows):
             window = self._window(volume, self.randomize(volume.shape[1:]))
