@@ -16,6 +16,7 @@ USAGE = """usage: brain-bundles COMMAND ...
   check LAYOUT DIR                say what is in a data set and what is wrong with it
   simulate LAYOUT DIR             make a simulated cohort in the layout of a public data set
   study score ...                 score folders of predictions against the truth
+  study run STUDY.json ...        train and evaluate every row of a study, to one table and its figures
   path BUNDLE                     print the folder of a bundle's configs, for python -m monai.bundle run
 
 brain-bundles COMMAND --help tells more; --version prints the version.

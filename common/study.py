@@ -1,4 +1,4 @@
-"""Many results to one table: ``python -m common.study score ...`` measures folders of predictions, ours or anyone's, alike."""
+"""Many results to one table: ``score`` measures folders of predictions, ours or anyone's, alike; ``run`` trains and evaluates all rows."""
 
 from __future__ import annotations
 
@@ -50,6 +50,22 @@ def score(
         print(line)
     for path in _write(Path(str(output)), rows, summaries, ranks, tests):
         print(f"wrote {path}")
+
+
+def run(study: str, output: str, dataset_dir: str | None = None) -> None:
+    """Train and evaluate every row of a study file that is not done yet, then write one table and its figures.
+
+    Args:
+        study: JSON file; see `common.study_runs.read_study`, and ``configs/study_*.json`` of a bundle for examples.
+        output: folder with one folder per row, ``table.csv``, ``comparisons.csv`` and the figures; made where it does not exist.
+        dataset_dir: data set of all rows; by default a simulated cohort, or what the configs say.
+
+    Raises:
+        UserError: a mistake in the study, or rows that failed, named after the others are done.
+    """
+    from common.study_runs import run_study
+
+    run_study(str(study), str(output), None if dataset_dir is None else str(dataset_dir))
 
 
 def _methods(predictions: str, name: str | None, compare: str | Sequence[str]) -> dict[str, str]:
@@ -192,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     import fire
 
     try:
-        fire.Fire({"score": score}, command=arguments, name="common.study")
+        fire.Fire({"score": score, "run": run}, command=arguments, name="common.study")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -17,11 +17,13 @@ from monai.bundle.config_item import ComponentLocator
 from monai.bundle.reference_resolver import ReferenceResolver
 
 import common
+from common.study_runs import plan_row, read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metadata.json"))
 FILES = [path for bundle in BUNDLES for path in sorted((bundle / "configs").glob("*.json"))]
-CONFIGS = [path for path in FILES if path.name != "metadata.json"]
+STUDIES = [path for path in FILES if path.name.startswith("study_")]
+CONFIGS = [path for path in FILES if path.name != "metadata.json" and path not in STUDIES]
 BASES = [path for path in CONFIGS if "imports" in json.loads(path.read_text(encoding="utf-8"))]
 OVERLAYS = [path for path in CONFIGS if path not in BASES]
 
@@ -226,7 +228,20 @@ def test_components_that_compute_an_equation_name_it(path: Path) -> None:
     assert not [number for number in named if f"Eq. {number}" not in known]
 
 
-@each(CONFIGS)
+@each(STUDIES)
+def test_every_overlay_and_override_of_a_study_exists(path: Path) -> None:
+    study = read_study(path)
+    assert study.bundle == path.parents[1].name
+    for row in study.rows:
+        train, evaluate = plan_row(study, row)  # names overlays and overrides that are not there
+        parsers = [load(*map(Path, job.files)) for job in (train, evaluate) if job is not None]
+        for parser in parsers:
+            texts = [value for _, value in nodes(parser.get()) if isinstance(value, str)]
+            missing = [ref for text in texts for ref in ReferenceResolver.match_refs_pattern(text) if ref not in parser]
+            assert not missing, f"{row.name}: {missing}"
+
+
+@each([*CONFIGS, *STUDIES])
 def test_every_config_says_what_it_is(path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8"))["_desc_"].endswith((".", ")"))
 
@@ -246,7 +261,7 @@ def test_json_is_indented_by_four(path: Path) -> None:
         depth += sum(bare.count(c) for c in "[{") - sum(bare.count(c) for c in "]}")
 
 
-@each(CONFIGS)
+@each([*CONFIGS, *STUDIES])
 def test_no_key_is_written_twice(path: Path) -> None:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
