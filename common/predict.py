@@ -14,6 +14,8 @@ from common import bundle_root, config_dir, flag, user_error_in
 from common.errors import UserError
 
 SIMULATED = "*** trained on SIMULATED data: a demonstration, not a result ***"
+WIDTH = 140
+"""Characters of the longest line of a table on the screen."""
 NOT_VERIFIED = "Research only: nobody has verified these weights on data such as yours. Never for diagnosis."
 
 
@@ -35,27 +37,44 @@ def data_overrides(config: Mapping[str, Any], source: str | None, named: Mapping
     Args:
         config: the bundle's inference config; its ``inputs`` are the names in channel order.
         source: data set in any form of ``common.data.dataset.find_cases``, a folder of files, or one file; None with named inputs.
-        named: input name -> file, all inputs or none.
+        named: input name -> file, all inputs or none; of a bundle with one input also a folder with one DICOM series, or a file of it.
 
     Returns:
         Overrides with absolute paths.
 
     Raises:
-        UserError: neither or both are given, an input is missing, or a path does not exist.
+        UserError: neither or both are given, an input is missing, a path does not exist, or a folder that is not one series.
     """
     inputs = list(config.get("inputs", []))
     if bool(named) == (source is not None):
-        raise UserError(f"give either INPUT and OUTPUT, or {' '.join(f'--{name} FILE' for name in inputs)} and OUTPUT.")
+        raise UserError(f"give either INPUT and OUTPUT, or {' '.join(f'--{name} PATH' for name in inputs)} and OUTPUT.")
     if source is not None:
         return {"dataset_dir": _existing(source, "INPUT")}
     if set(named) != set(inputs):
         got, needed = (" ".join(f"--{name}" for name in names) for names in (named, inputs))
         raise UserError(f"got {got}, expected {needed}: all inputs of a case must be given together.")
-    from common.data.cases import volume_stem
+    from common.data.cases import volume_stem, volume_suffix
 
     files = [_existing(named[name], f"--{name}") for name in inputs]
+    if len(files) == 1 and not volume_suffix(files[0]):
+        return {"cases": [_one_series(files[0], f"--{inputs[0]}")]}
     stem = volume_stem(files[0])
     return {"cases": [{"id": stem, "subject": stem, "image": files}]}
+
+
+def _one_series(path: str, argument: str) -> dict[str, Any]:
+    """The case of a folder with one DICOM series, or of a file of it."""
+    from common.data.cases import VOLUME_SUFFIXES, some
+    from common.data.dicom_folders import read_dicom_folders
+
+    cases = read_dicom_folders(Path(path))
+    if len(cases) != 1:
+        found = f"holds {len(cases)} cases ({some(case['id'] for case in cases)})" if cases else "holds no DICOM files"
+        raise UserError(
+            f"{argument}: {path} {found}, expected one: a folder with one DICOM series, or a file {' '.join(VOLUME_SUFFIXES)}."
+            " A folder of several cases is given as INPUT, without an option."
+        )
+    return cases[0]
 
 
 def _existing(path: str, argument: str) -> str:
@@ -118,8 +137,8 @@ def predict(
         named: see :func:`data_overrides`.
         device: ``cpu``, ``cuda`` or ``cuda:<number>``; None lets the config choose.
         weights: folder or file; None takes the bundle's own ``models/``.
-        members: how many members of the ensemble; None takes all.
-        vote_share: also write maps of the share of members that call a voxel lesion.
+        members: how many members of the ensemble; None takes all. Of bundles with an ensemble only.
+        vote_share: also write maps of the share of members that agree on a voxel. Of bundles with an ensemble only.
 
     Returns:
         The rows of the table.
@@ -134,11 +153,16 @@ def predict(
     overrides = data_overrides(config, source, named or {})
     if "ckpt_dir" in config:
         overrides |= weight_overrides(bundle, config, weights or os.path.join(bundle_root(bundle), "models"))
-    options = {"vote_members": members, "save_vote_share": vote_share or None, "device": device and check_device(device)}
-    for key, value in {**options, "save_pictures": True if "save_pictures" in config else None}.items():
+    options: dict[str, tuple[str, Any]] = {
+        "vote_members": ("--members", members),
+        "save_vote_share": ("--vote_share", vote_share or None),
+        "device": ("--device", device and check_device(device)),
+    }
+    for key, (option, value) in options.items():
         if value is not None and key not in config:
-            raise UserError(f"the bundle '{bundle}' has no setting '{key}'; leave its option away.")
+            raise UserError(f"the bundle '{bundle}' has no setting '{key}'; leave its option {option} away.")
         overrides |= {} if value is None else {key: value}
+    overrides |= {"save_pictures": True} if "save_pictures" in config else {}
     overrides["output_dir"] = _output_folder(output, source)
     simulated = "ckpt_dir" in overrides and bool(read_record(overrides["ckpt_dir"]).get("simulated"))
     print(SIMULATED if simulated else NOT_VERIFIED, flush=True)
@@ -196,28 +220,37 @@ def run_config(config_file: str, overrides: Mapping[str, Any]) -> list[dict[str,
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as aligned text with a head; empty without rows."""
+    """Rows as aligned text with a head, in blocks of at most `WIDTH` characters that begin with the first column; empty without rows."""
     if not rows:
         return ""
     cells = [list(rows[0]), *([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells)
+    first, *others = [[cell.rjust(max(map(len, column))) for cell in column] for column in zip(*cells, strict=True)]
+    first = [cell.strip().ljust(len(cell)) for cell in first]
+    blocks = [[first]]
+    for column in others:
+        if len(blocks[-1]) > 1 and sum(len(held[0]) + 2 for held in blocks[-1]) + len(column[0]) > WIDTH:
+            blocks.append([first])
+        blocks[-1].append(column)
+    return "\n\n".join("\n".join("  ".join(line) for line in zip(*block, strict=True)) for block in blocks)
 
 
 def _arguments(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     """Parse the command line; argparse, because fire knows no options whose names a config decides."""
     parser = argparse.ArgumentParser(prog=prog, description="Predict with a bundle; no config needed.", allow_abbrev=False)
     parser.add_argument("bundle", help="name of the bundle, e.g. ladp; comes first")
-    parser.add_argument("paths", nargs="*", metavar="INPUT OUTPUT", help="a data set, a folder of files or one file; folder of results")
+    parser.add_argument(
+        "paths", nargs="*", metavar="INPUT OUTPUT", help="a data set, a folder of files or of DICOM series, or one; folder of results"
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:<number>; default: the GPU where there is one")
     parser.add_argument("--weights", help="folder with model.pt and weights.json, or one file; default: the bundle's models/")
-    parser.add_argument("--members", type=int, help="how many members of the ensemble; default: all")
-    parser.add_argument("--vote_share", "--vote-share", nargs="?", const="true", default="false", help="also write maps of the vote share")
+    parser.add_argument("--members", type=int, help="of an ensemble: how many members; default: all")
+    share = "of an ensemble: also write maps of the share of members that agree"
+    parser.add_argument("--vote_share", "--vote-share", nargs="?", const="true", default="false", help=share)
     line = list(sys.argv[1:] if arguments is None else arguments)
     bundle = line[0] if line and not line[0].startswith("-") else None
-    group = parser.add_argument_group("named inputs", "one case with a file per input, in place of INPUT; the names are the bundle's")
+    group = parser.add_argument_group("named inputs", "one case, a path per input, in place of INPUT; the names are the bundle's")
     for name in read_config(bundle).get("inputs", []) if bundle is not None else []:
-        group.add_argument(f"--{name}", metavar="FILE", dest=f"input_{name}")
+        group.add_argument(f"--{name}", metavar="PATH", dest=f"input_{name}")
     return parser.parse_intermixed_args(line)
 
 

@@ -186,3 +186,11 @@ def test_a_path_is_never_taken_for_an_expression(tmp_path: Path, monkeypatch: py
 def test_the_table_is_aligned() -> None:
     assert predict.as_table([{"id": "a", "ml": 1.23456}, {"id": "bbb", "ml": 10.0}]) == "id      ml\na    1.235\nbbb     10"
     assert predict.as_table([]) == ""
+
+
+def test_a_wide_table_comes_in_blocks_that_begin_with_the_name() -> None:
+    rows = [{"id": f"case{n}", **{f"column_{k}": float(k) for k in range(30)}} for n in range(2)]
+    blocks = predict.as_table(rows).split("\n\n")
+    assert len(blocks) > 1 and all(block.splitlines()[0].startswith("id") and "case1" in block for block in blocks)
+    assert max(len(line) for block in blocks for line in block.splitlines()) <= predict.WIDTH
+    assert [word for block in blocks for word in block.splitlines()[0].split()[1:]] == list(rows[0])[1:]

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from common.anomaly_figures import anomaly_figure
+from common.anomaly_figures import anomaly_figure, brightest_voxel
 from common.anomaly_scores import describe_anomaly
 from common.atomic import write_atomic
 from common.handlers.case_pictures import volume
 from common.inference import case_id
 from common.networks.head_ct_model import HeadCTModel
+from common.transforms.head_masks import STRUCTURES
 from common.weights import read_record
 
 
@@ -60,9 +61,10 @@ class AnomalyPictures:
             name = case_id(item)
             image, labels = (np.asarray(torch.as_tensor(item[key]).cpu())[0] for key in ("image", "structures"))
             maps = {label: volume(result[key]) for key, label in (("error", "error"), ("zmap", "z")) if key in result}
+            at = brightest_voxel(next(iter(maps.values())), labels >= STRUCTURES["left"])
             source = " by weights from SIMULATED data" if self.simulated else ""
             png = anomaly_figure(
-                image, maps, f"{name}: anomaly map{source}. Research only, not for diagnosis.", head=labels,
+                image, maps, f"{name}: anomaly map{source}. Research only, not for diagnosis.", head=labels, at=at,
                 ranges={"z": (0.0, 6.0)} if "z" in maps else None,
             )  # fmt: skip
             write_atomic(self.output_dir / f"{name}_anomaly.png", lambda path, png=png: path.write_bytes(png))  # type: ignore[misc]
