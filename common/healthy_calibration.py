@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from common.inferers.error_calibration import coarsen, fit_calibration, standard
 from common.networks.head_ct_model import MAPS, QUANTILES, HeadCTModel
 from common.transforms.head_masks import STRUCTURES
 from common.transforms.histogram_equalisation import HU_RANGE
-from common.weights import load_weights
+from common.weights import load_weights, read_weights
 
 logger = logging.getLogger("brain_bundles")
 
@@ -84,6 +85,19 @@ def healthy_quantiles(heads: list[HealthyHead]) -> torch.Tensor:
     return torch.stack([torch.nanquantile(table, levels, dim=0).T for table in tables])
 
 
+def same_weights(state: Mapping[str, torch.Tensor], network: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the file of a whole model holds the same network, calibrated or not.
+
+    Two files of the same tensors differ in their bytes, since torch writes the file's name into them.
+
+    Args:
+        state: of a :class:`HeadCTModel`.
+        network: ``state_dict`` of the network in another one.
+    """
+    own = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    return own.keys() == network.keys() and all(torch.equal(own[key], value.cpu()) for key, value in network.items())
+
+
 def calibrate(model: HeadCTModel, evaluator: Evaluator, ckpt_dir: str, rank: int = 0) -> None:
     """Calibrate the weights of ``ckpt_dir`` on the evaluator's healthy cases and save them again, each file whole.
 
@@ -99,8 +113,8 @@ def calibrate(model: HeadCTModel, evaluator: Evaluator, ckpt_dir: str, rank: int
     if rank:
         return
     best = Path(ckpt_dir) / "model.pt"
-    same = [path for path in sorted(Path(ckpt_dir).glob("member_*.pt")) if path.read_bytes() == best.read_bytes()] if best.is_file() else []
     load_weights(model, best)
+    same = [path for path in sorted(Path(ckpt_dir).glob("member_*.pt")) if same_weights(read_weights(path), model.network.state_dict())]
     heads = measure_healthy(evaluator, model.calibration_mean.shape[-1])
     if not heads:
         raise UserError("Calibration: there are no healthy validation cases; give validation_share or more healthy cases.")
