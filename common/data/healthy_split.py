@@ -151,7 +151,7 @@ def cases_of_part(cases: Sequence[Case], part: str = "test", **split: Any) -> li
         UserError: no such part, or an impossible split.
     """
     if part not in PARTS:
-        raise UserError(f"part: got {part!r}; expected one of {', '.join(PARTS)}.")
+        raise UserError(f"evaluate_on: got {part!r}; expected one of {', '.join(PARTS)}.")
     return sorted(cases, key=lambda case: case["id"]) if part == "all" else split_healthy(cases, **split)[part]
 
 

@@ -101,5 +101,5 @@ def test_evaluation_finds_the_parts_again() -> None:
     for part in ("test", "train", "validate", "all"):
         assert cases_of_part(cases, part, test_healthy=3, seed=2) == split[part]
     assert len(cases_of_part(cohort(0, 2), "all")) == 2, "all cases need no split"
-    with pytest.raises(UserError, match="part: got 'tset'; expected one of train, validate, test"):
+    with pytest.raises(UserError, match="evaluate_on: got 'tset'; expected one of train, validate, test"):
         cases_of_part(cases, "tset")
