@@ -1,4 +1,4 @@
-"""What all tests share: strict configs, and one bundle trained once by the user's own command."""
+"""What all tests share: strict configs, and each bundle trained once by the user's own command."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class TrainedBundle:
 
     root: Path
     output: str
+    cohort: str
 
     @property
     def ckpt_dir(self) -> Path:
@@ -34,7 +35,7 @@ class TrainedBundle:
 
     @property
     def dataset_dir(self) -> Path:
-        (cohort,) = (self.root / "data" / "simulated").glob("*/BONBID2023_Train")
+        (cohort,) = (self.root / "data" / "simulated").glob(f"*/{self.cohort}")
         return cohort
 
     @property
@@ -63,14 +64,25 @@ def monai_bundle() -> Callable[..., Finished]:
     return run_monai_bundle
 
 
+def train_at_smoke_size(bundle: str, cohort: str, tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
+    """Train a bundle by the user's command from the repository root; ``cohort`` is the folder of its simulated data."""
+    root = tmp_path_factory.mktemp(bundle)
+    configs = f"['bundles/{bundle}/configs/train.json','bundles/{bundle}/configs/smoke.json']"
+    done = run_monai_bundle("--config_file", configs, "--bundle_root", str(root), "--device", "cpu")
+    assert done.returncode == 0, done.stdout[-4000:]
+    return TrainedBundle(root, done.stdout, cohort)
+
+
 @pytest.fixture(scope="session")
 def trained_ladp(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
     """LADP at smoke size on its simulated cohort, by the user's command from the repository root; no test may change it."""
-    root = tmp_path_factory.mktemp("ladp")
-    configs = "['bundles/ladp/configs/train.json','bundles/ladp/configs/smoke.json']"
-    done = run_monai_bundle("--config_file", configs, "--bundle_root", str(root), "--device", "cpu")
-    assert done.returncode == 0, done.stdout[-4000:]
-    return TrainedBundle(root, done.stdout)
+    return train_at_smoke_size("ladp", "BONBID2023_Train", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def trained_position(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
+    """Position regression at smoke size on its simulated cohort, likewise; tests may only add to its cache of prepared heads."""
+    return train_at_smoke_size("position_regression", "CQ500", tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from monai.bundle import ConfigWorkflow
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "ladp"
+POSITION = ROOT / "bundles" / "position_regression"
 
 
-def folders(trained_ladp: Any, tmp_path: Path) -> list[str]:
-    paths = {"ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval", "dataset_dir": trained_ladp.dataset_dir, "device": "cpu"}
+def folders(trained: Any, tmp_path: Path) -> list[str]:
+    paths = {"ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval", "dataset_dir": trained.dataset_dir, "device": "cpu"}
     return [text for key, value in paths.items() for text in (f"--{key}", str(value))]
 
 
@@ -28,6 +31,44 @@ def test_training_runs_from_the_bundles_own_folder(trained_ladp: Any, monai_bund
     assert done.returncode == 0, done.stdout[-3000:]
     assert (tmp_path / "models" / "model.pt").is_file() and str(tmp_path / "models" / "model.pt") in done.stdout
     assert results_in(BUNDLE) == before, "nothing was written beside the folders that were asked for"
+
+
+@pytest.mark.parametrize("own_folder", [True, False])
+def test_position_regression_trains_from_its_own_folder_and_from_an_unrelated_one(
+    own_folder: bool, trained_position: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = results_in(POSITION)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # a run puts the bundle's folder there
+    monkeypatch.chdir(POSITION if own_folder else tmp_path)
+    configs = Path("configs") if own_folder else POSITION / "configs"
+    cache = trained_position.root / "data" / "prepared"
+    places = {
+        "dataset_dir": trained_position.dataset_dir,
+        "cache_dir": cache,
+        "ckpt_dir": tmp_path / "models",
+        "output_dir": tmp_path / "eval",
+    }
+    files = [str(configs / name) for name in ("train.json", "smoke.json")]
+    workflow = ConfigWorkflow(files, logging_file=False, device="cpu", **{key: str(path) for key, path in places.items()})
+    workflow.initialize()
+    workflow.run()
+    assert (tmp_path / "models" / "model.pt").is_file() and (tmp_path / "eval" / "training.csv").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eval", "models"]
+    assert results_in(POSITION) == before, "nothing was written beside the folders that were asked for"
+
+
+@pytest.mark.slow
+def test_position_regression_infers_from_its_own_folder_by_the_users_command(
+    trained_position: Any, monai_bundle: Callable[..., Any], tmp_path: Path
+) -> None:
+    before = results_in(POSITION)
+    sizes = {"size": 32, "registration_spacing_mm": 8.0, "patch_size": 15, "width": 1, "calibration_side": 8}
+    options = [text for key, value in sizes.items() for text in (f"--{key}", str(value))]
+    places = [*folders(trained_position, tmp_path), "--ckpt_dir", str(trained_position.ckpt_dir)]
+    done = monai_bundle("--config_file", "configs/inference.json", *options, *places, cwd=POSITION, pythonpath=ROOT)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert list((tmp_path / "eval").glob("*_error.nii.gz")) and str(tmp_path / "eval" / "scores.csv") in done.stdout
+    assert results_in(POSITION) == before
 
 
 @pytest.mark.slow  # tests/test_contributing.py trains from an unrelated folder already
