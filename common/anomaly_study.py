@@ -127,7 +127,7 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def study_figures(runs: Sequence[Run], table: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """Figures by name: ``roc`` always; ``parameters``, ``memory`` and ``patch_size`` where at least two runs differ in them."""
+    """Figures by name: ``roc`` always; ``parameters`` and ``memory`` where runs differ in them, ``patch_size`` where a method's do."""
     from common.anomaly_charts import memory_figure, parameters_figure, patch_size_figure, roc_figure
     from common.anomaly_scores import PAPER, task_scores
     from common.metrics.roc import roc_curve
@@ -140,14 +140,20 @@ def study_figures(runs: Sequence[Run], table: Sequence[Mapping[str, Any]]) -> di
             scores, truth, _ = task_scores(run.rows, task, run.summary["map"], run.summary["score"])
             curves.append({"panel": task, "label": run.name, **roc_curve(scores, truth), **of_run[run.name, task]})
     figures = {"roc": roc_figure(curves, title)}
-    main = [row for row in table if row["task"] in PAPER]
+    known = [row for row in table if not math.isnan(row["auroc"])]  # an axis without a number cannot be drawn
+    main = [row for row in known if row["task"] in PAPER]
     if sized := _differing(main, "parameters"):
         figures["parameters"] = parameters_figure(sized, title)
-    if held := _differing([row for row in sized if row["peak_memory_mib"]], "parameters"):
+    if held := _differing([row for row in main if row["peak_memory_mib"]], "parameters"):
         figures["memory"] = memory_figure([row for row in held if row["task"] == next(iter(PAPER))], title)
-    if patched := _differing([row for row in table if row["task"].startswith("ICH")], "patch_size"):
+    methods = [[row for row in known if row["task"].startswith("ICH") and row["method"] == name] for name in _methods(known)]
+    if patched := [row for rows in methods for row in _differing(rows, "patch_size")]:
         figures["patch_size"] = patch_size_figure([{**row, "panel": row["method"]} for row in patched], title)
     return figures
+
+
+def _methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(str(row["method"]) for row in rows))
 
 
 def _differing(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:

@@ -199,9 +199,9 @@ def run_study(study_file: str, output: str, dataset_dir: str | None = None, star
     failed: dict[str, str] = {}
     for number, (row, train, evaluate) in enumerate(plans, 1):
         print(f"{number} of {len(plans)}: {row.name}", flush=True)
-        if row.weights_of in failed:
-            failed[row.name] = f"{row.weights_of} failed, whose weights it needs"
-        elif reason := run_row(row, train, evaluate, root, start):
+        needed = f"{row.weights_of} failed, whose weights it needs" if row.weights_of in failed else None
+        if reason := needed or run_row(row, train, evaluate, root, start):
+            print(f"  FAILED: {reason}", flush=True)
             failed[row.name] = reason
     done = [row.name for row in study.rows if row.name not in failed]
     if done:

@@ -55,6 +55,15 @@ def test_one_run_alone_has_only_its_curves(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.csv", "roc.png"}
 
 
+def test_a_task_without_positives_and_methods_of_one_patch_size_are_left_out_of_the_figures(tmp_path: Path) -> None:
+    runs = [evaluation(tmp_path / name, 1.0, size, patch_size=size) for name, size in (("ppr", 31), ("multi", 19))]
+    for run in runs:
+        rows = read_csv(run / "metrics.csv")
+        write_csv(run / "metrics.csv", [{**row, "fracture": 0} for row in rows])
+    anomaly_study.study([str(run) for run in runs], str(tmp_path / "out"))
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"roc.png", "parameters.png", "memory.png"}
+
+
 def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = evaluation(tmp_path / "a", 1.0, 10), evaluation(tmp_path / "b", 1.0, 10, cases=11)
     with pytest.raises(UserError, match=r"a were not measured on the same cases: c11 only in one|b and a were not measured"):
