@@ -14,11 +14,10 @@ import pytest
 import torch
 
 from common import config_dir, predict
-from common.data.head_ct import HeadCT
 
 SETTINGS = {
     "size": 32,
-    "register": True,
+    "register": False,  # ITK takes many seconds to load its registration
     "registration_spacing_mm": 8.0,
     "bins": 64,
     "patch_size": 15,
@@ -31,15 +30,15 @@ AFFINE = np.diag([-5.0, 5.0, 5.0, 1.0])  # rows from right to left, as scanners 
 AFFINE[:3, 3] = [97.5, -117.5, -87.5]
 
 
-def phantom() -> np.ndarray:
+def phantom(shape: tuple[int, int, int] = SHAPE, affine: np.ndarray = AFFINE) -> np.ndarray:
     """HU of scalp, skull and brain, ellipsoids with a bleed on the patient's right."""
-    index = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1)
-    x, y, z = np.moveaxis(index @ AFFINE[:3, :3].T + AFFINE[:3, 3], -1, 0)
-    hu = np.full(SHAPE, -1000.0)
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    x, y, z = np.moveaxis(index @ affine[:3, :3].T + affine[:3, 3], -1, 0)
+    hu = np.full(shape, -1000.0)
     for value, *radii in ((10, 76, 95, 85), (1000, 70, 89, 79), (35, 64, 83, 73)):
         hu[(x / radii[0]) ** 2 + (y / radii[1]) ** 2 + (z / radii[2]) ** 2 <= 1] = value
     hu[(x - 35) ** 2 + (y + 20) ** 2 + (z - 10) ** 2 < 15**2] = 70
-    return hu + np.random.default_rng(0).normal(0, 4, SHAPE)
+    return hu + np.random.default_rng(0).normal(0, 4, shape)
 
 
 def write_dicom(folder: Path, series: str = "2.25.1") -> Path:
@@ -66,7 +65,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny network that nobody trained, with a reference and a calibration."""
     from monai.bundle import ConfigParser
 
-    from common.transforms.reference_frame import make_reference
+    from common.transforms.reference_frame import ReferenceFrame, cube_affine
 
     folder = tmp_path_factory.mktemp("weights")
     parser = ConfigParser()
@@ -74,7 +73,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parser.update(SETTINGS)
     torch.manual_seed(0)
     model: Any = parser.get_parsed_content("network_def")
-    model.set_reference(make_reference(HeadCT(phantom().astype(np.float32), AFFINE, ()), 8.0))
+    model.set_reference(ReferenceFrame(phantom((32, 32, 32), cube_affine(32, 8.0)).astype(np.int16), 8.0))
     model.fit_equalisation([torch.from_numpy(phantom())])
     model.calibration_mean.fill_(0.1)
     model.calibration_sd.fill_(0.05)
