@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,18 +17,54 @@ from common.handlers.epoch_log import read_log
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_model(trained_ladp: Any, tmp_path: Path) -> None:
-    files = "['bundles/ladp/configs/train.json','bundles/ladp/configs/smoke.json','bundles/ladp/configs/multi_gpu_train.json']"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29511", "-m", "monai.bundle", "run"]
-    places = {"ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval", "dataset_dir": trained_ladp.dataset_dir}
-    options = [text for key, value in places.items() for text in (f"--{key}", str(value))]
+def torchrun(bundle: str, trained: Any, folder: Path, port: int, **settings: Any) -> None:
+    """Train a bundle at smoke size by two processes, two epochs; results in ``folder``."""
+    names = ("train.json", "smoke.json", "multi_gpu_train.json")
+    files = str([f"bundles/{bundle}/configs/{name}" for name in names])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", "-m", "monai.bundle", "run"]
+    places = {"ckpt_dir": folder / "models", "output_dir": folder / "eval", "dataset_dir": trained.dataset_dir}
+    options = [text for key, value in {**places, "max_epochs": 2, **settings}.items() for text in (f"--{key}", str(value))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, "--config_file", files, *options, "--max_epochs", "2"],
+        [*command, "--config_file", files, *options],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def run_two(bundle: str, folder: Path, port: int, *words: str, overlays: tuple[str, ...] = ()) -> str:
+    """Train a bundle at smoke size by two processes; what they printed."""
+    names = [f"bundles/{bundle}/configs/{name}.json" for name in ("train", "smoke", "multi_gpu_train")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", "-m", "monai.bundle", "run"]
+    options = ["--ckpt_dir", str(folder / "models"), "--output_dir", str(folder / "eval"), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, "--config_file", repr([*names, *overlays]), *options],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(trained_ladp: Any, tmp_path: Path) -> None:
+    run_two("ladp", tmp_path, 29511, "--dataset_dir", str(trained_ladp.dataset_dir), "--max_epochs", "2")
     rows = read_log(tmp_path / "eval" / "training.csv")
     assert [(row["stage"], row["epoch"]) for row in rows] == [("pretrain", 1), ("train", 1), ("train", 2)], "only one process writes"
     assert all(key.startswith(("network.", "mean", "std")) for key in torch.load(tmp_path / "models" / "model.pt", weights_only=True))
+
+
+@pytest.mark.slow
+def test_two_processes_regress_positions_with_the_same_weights_and_one_calibrates(trained_position: Any, tmp_path: Path) -> None:
+    tell = "$print('sum', float(@network_def.network.affine1.weight.double().sum()))"
+    (tmp_path / "tell.json").write_text(json.dumps({"finalize": [tell, "$torch.distributed.destroy_process_group()"]}))
+    places = ["--dataset_dir", str(trained_position.dataset_dir), "--cache_dir", str(tmp_path / "prepared")]
+    # a head to validate on for each process
+    printed = run_two(
+        "position_regression", tmp_path, 29512, *places, "--validation_share", "0.67", overlays=(str(tmp_path / "tell.json"),)
+    )
+    sums = [line.split()[-1] for line in printed.splitlines() if line.startswith("sum ")]
+    assert len(sums) == 2 and sums[0] == sums[1]
+    assert [row["epoch"] for row in read_log(tmp_path / "eval" / "training.csv")] == [1], "only one process writes"
+    model = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert (model["calibration_sd"] > 0).all() and float(model["network.affine1.weight"].double().sum()) == float(sums[0])
