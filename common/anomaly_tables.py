@@ -16,6 +16,9 @@ from common.transforms.head_masks import STRUCTURES
 FALSE_POSITIVE_RATE = 0.1
 """Share of healthy volumes that may exceed the threshold at which simulated lesions are looked for."""
 
+SMALLEST_ML = 0.1
+"""Smaller components of the simulated truth are crumbs of thin sheets (subdural, subarachnoid) that the cube's voxels cut."""
+
 LESIONS = {"haemorrhage": (1, ("left", "right")), "fracture": (2, ("skull",))}
 """Kind of lesion -> its value in the truth, and the structures whose healthy maxima set its threshold."""
 
@@ -59,7 +62,7 @@ class AnomalyMeasure:
             for kind, (value, _) in LESIONS.items():
                 threshold = self.threshold(map_name, kind)
                 if not math.isnan(threshold):
-                    rows = measure_lesions(volume(result[map_name]), truth == value, threshold, spacing)
+                    rows = measure_lesions(volume(result[map_name]), truth == value, threshold, spacing, SMALLEST_ML)
                     self.lesions += [{"id": name, "map": map_name, "kind": kind, "threshold": threshold, **row} for row in rows]
 
 
@@ -112,7 +115,11 @@ def report_tables(tables: Mapping[str, Any], head: Sequence[Mapping[str, Any]]) 
             tables["agreement"],
             "Fleiss' kappa; AUROC of each reader against the majority.",
         ),
-        ("Detection by lesion volume", tables["detection"], f"Simulated lesions, connected voxels of the truth. {share} Sizes: medians."),
+        (
+            "Detection by lesion volume",
+            tables["detection"],
+            f"Simulated lesions, connected voxels of the truth of at least {SMALLEST_ML} ml. {share} Sizes: medians.",
+        ),
         ("Cost of the training", [tables["resources"]] if tables["resources"] else [], ""),
     ]
     return [{"heading": heading, "rows": rows, "note": note} for heading, rows, note in listed if rows]

@@ -58,5 +58,5 @@ def fit_head_model(
     if not train:
         raise UserError("none of the training cases can be used; the reasons are above.")
     if weights is None:
-        model.fit_equalisation(torch.as_tensor(prepare(dict(case))["image"]) for case in train)
+        model.fit_equalisation(torch.as_tensor(prepare(dict[Any, Any](case))["image"]) for case in train)
     return records

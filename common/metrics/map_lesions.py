@@ -48,7 +48,9 @@ def healthy_threshold(maxima: Iterable[float], false_positive_rate: float = 0.1)
     return float(known[known.size - 1 - math.floor(false_positive_rate * known.size + 1e-9)])
 
 
-def measure_lesions(values: NDArray[Any], truth: NDArray[Any], threshold: float, spacing_mm: Sequence[float]) -> list[dict[str, Any]]:
+def measure_lesions(
+    values: NDArray[Any], truth: NDArray[Any], threshold: float, spacing_mm: Sequence[float], smallest_ml: float = 0.0
+) -> list[dict[str, Any]]:
     """Measure a map on each connected lesion (26 neighbours) of a true mask.
 
     A lesion is found when the map exceeds the threshold at one of its voxels at least. What is flagged for it are the components of the
@@ -59,6 +61,7 @@ def measure_lesions(values: NDArray[Any], truth: NDArray[Any], threshold: float,
         truth: true lesions, ``(X, Y, Z)``, bool or 0/1.
         threshold: in the unit of the map, from :func:`healthy_threshold`.
         spacing_mm: voxel edges along X, Y, Z, mm.
+        smallest_ml: smaller components are left out: crumbs of a thin sheet that the grid cut.
 
     Returns:
         One row per lesion: ``volume_ml``, ``volume_bin``, ``maximum`` (of the map inside), ``found`` (bool), ``flagged_ml`` (0 where it
@@ -79,6 +82,8 @@ def measure_lesions(values: NDArray[Any], truth: NDArray[Any], threshold: float,
     rows = []
     for number, box in enumerate(find_objects(lesions), start=1):
         inside = lesions[box] == number
+        if inside.sum() * unit < smallest_ml:
+            continue
         touched = flagged[box][inside]
         blobs = np.unique(touched[touched > 0])
         voxels, area = int(inside.sum()), int(sizes[blobs].sum())

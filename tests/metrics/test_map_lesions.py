@@ -93,3 +93,12 @@ def test_mistakes_are_named():
         measure_lesions(values, truth * 2, 0.5, SPACING)
     with pytest.raises(UserError, match="false_positive_rate: got 1"):
         healthy_threshold([1], 1)
+
+
+def test_components_below_the_smallest_volume_are_left_out():
+    truth = np.zeros((8, 8, 8), dtype=bool)
+    truth[0, 0, 0] = truth[4:6, 4:6, 4:6] = True
+    volumes = [
+        [row["volume_ml"] for row in measure_lesions(truth * 1.0, truth, 0.5, (1, 1, 1), smallest)] for smallest in (0.0, 0.005, 0.1)
+    ]
+    assert volumes == [[0.001, 0.008], [0.008], []]
