@@ -13,10 +13,15 @@ BUNDLE ?= ladp
 CONFIGS := bundles/$(BUNDLE)/configs
 DEMO := bundles/$(BUNDLE)/eval/demo
 TRAIN := $(CONFIGS)/train.json','$(CONFIGS)/quick.json
+# the trivial rule that stands beside each bundle, and the size of the cohort that both are measured on
+RULE_ladp := variant_zscore_rule.json
+COHORT_ladp := --simulated::subjects 20
+RULE_position_regression := variant_threshold.json
+COHORT_position_regression := --simulated::healthy 30
 # a cohort that no setting was chosen on; seeds 1-99 are for choosing settings
 TEST_SEED ?= 1001
 
-.PHONY: demo demo-ladp demo-position_regression test test-all lint bench packages clean
+.PHONY: demo test test-all lint bench packages clean
 
 $(VENV)/.installed: requirements.txt pyproject.toml setup.py
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 10), 'Python 3.10 or newer is needed, found ' + sys.version"
@@ -31,21 +36,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
 	touch $@
 
-demo: demo-$(BUNDLE)
-
-demo-ladp: $(VENV)/.installed
+demo: $(VENV)/.installed
 	$(RUN) "['$(TRAIN)']" --output_dir $(DEMO)
-	$(RUN) "['$(TRAIN)','$(CONFIGS)/evaluate.json','$(CONFIGS)/variant_zscore_rule.json']" \
-		--evaluate_on all --simulated::subjects 20 --simulated::seed $(TEST_SEED) --output_dir $(DEMO)/rule
+	$(RUN) "['$(TRAIN)','$(CONFIGS)/evaluate.json','$(CONFIGS)/$(RULE_$(BUNDLE))']" \
+		--evaluate_on all $(COHORT_$(BUNDLE)) --simulated::seed $(TEST_SEED) --output_dir $(DEMO)/rule
 	$(RUN) "['$(TRAIN)','$(CONFIGS)/evaluate.json']" \
-		--evaluate_on all --simulated::subjects 20 --simulated::seed $(TEST_SEED) --output_dir $(DEMO)
-
-demo-position_regression: $(VENV)/.installed
-	$(RUN) "['$(TRAIN)']" --output_dir $(DEMO)
-	$(RUN) "['$(TRAIN)','$(CONFIGS)/evaluate.json','$(CONFIGS)/variant_threshold.json']" \
-		--evaluate_on all --simulated::healthy 30 --simulated::seed $(TEST_SEED) --output_dir $(DEMO)/threshold
-	$(RUN) "['$(TRAIN)','$(CONFIGS)/evaluate.json']" \
-		--evaluate_on all --simulated::healthy 30 --simulated::seed $(TEST_SEED) --output_dir $(DEMO)
+		--evaluate_on all $(COHORT_$(BUNDLE)) --simulated::seed $(TEST_SEED) --output_dir $(DEMO)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q --durations=10
