@@ -18,6 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from common.handlers.resource_log import resident_mib
 from common.inferers.dense_position_inferer import DensePositionInferer, patch_positions
 from common.losses.position_distance import PositionDistanceLoss
 from common.networks.head_ct_model import HeadCTModel
@@ -130,13 +131,11 @@ def measure_training(device: torch.device, rounds: int) -> float:
 
 def whole_map(side: int, stride: int, share: float) -> None:
     """Child process: one map; prints seconds and the peak memory of the process in MiB."""
-    import resource
-
     model, hu = make_model(torch.device("cpu")), make_head(side, share)
     start = time.perf_counter()
     DensePositionInferer(stride=stride)(hu[None], model)
     seconds = time.perf_counter() - start
-    print(f"{seconds} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}")
+    print(f"{seconds} {resident_mib('VmHWM')}")  # ru_maxrss would begin with the peak of the parent process
 
 
 def measure_whole(side: int) -> None:
