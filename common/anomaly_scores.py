@@ -13,6 +13,7 @@ from common.anomaly_figures import brightest_voxel
 from common.errors import UserError
 from common.handlers.case_pictures import volume
 from common.metrics.roc import bootstrap_auroc, compare_auroc, roc_curve, structure_score
+from common.networks.head_ct_model import MAPS
 from common.transforms.head_masks import STRUCTURES
 
 FINDING_OF = {"left": "bleed_left", "right": "bleed_right", "skull": "fracture"}
@@ -31,9 +32,6 @@ PAPER = {"ICH, both hemispheres": 0.81, "fracture, skull": 0.79}
 
 AGGREGATES = ("max", "p99.5", "mean")
 """Scores that are always measured; see :func:`common.metrics.roc.structure_score`."""
-
-MAPS = ("error", "zmap")
-"""Maps in the order of the calibration's quantiles."""
 
 Row = Mapping[str, Any]
 

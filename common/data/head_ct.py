@@ -15,7 +15,7 @@ from common.data.slice_stack import SliceStack, even_grid
 from common.errors import UserError
 
 HU_RANGE = (-1024.0, 3071.0)
-"""Values outside are clipped: what 12 bits hold after the usual intercept."""
+"""Values outside are clipped: what 12 bits hold after the usual intercept. In prepared heads the lowest marks all that is no head."""
 
 AIR_BELOW_HU = -300.0
 BONE_ABOVE_HU = 300.0

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.transforms.head_masks import STRUCTURES
 from common.transforms.histogram_equalisation import count_intensities, equalise, fit_equalisation
 from common.transforms.reference_frame import ReferenceFrame
 
 CUBE_MM = 256.0
 QUANTILES = 101
-STRUCTURES = ("left", "right", "skull")
 MAPS = ("error", "zmap")
+"""Maps in the order of ``healthy_quantiles``."""
 
 
 class HeadCTModel(nn.Module):
@@ -32,8 +33,8 @@ class HeadCTModel(nn.Module):
         maps: error maps per volume (scales of the network).
         calibration_side: voxels per side of the calibration's mean and SD maps; the maps are smooth, so they are kept coarse.
 
-    Buffers: ``reference`` int16 HU, ``levels`` of the equalisation, ``calibration_mean`` and ``calibration_sd`` ``(maps, n, n, n)`` of the
-    error of healthy validation heads (SD 0: not calibrated), ``healthy_quantiles`` ``(2, 3, 101)`` of their scores by map
+    Buffers: ``reference_hu`` int16, ``levels`` of the equalisation, ``calibration_mean`` and ``calibration_sd`` ``(maps, n, n, n)`` of
+    the error of healthy validation heads (SD 0: not calibrated), ``healthy_quantiles`` ``(2, 3, 101)`` of their scores by map
     (error, zmap) and structure (left, right, skull).
     """
 

@@ -9,10 +9,8 @@ from collections.abc import Iterable
 
 import torch
 
+from common.data.head_ct import HU_RANGE
 from common.errors import UserError
-
-HU_RANGE = (-1024.0, 3071.0)
-"""Lowest and highest value of a 12-bit CT, HU; the lowest marks everything outside the head."""
 
 
 def count_intensities(volumes: Iterable[torch.Tensor], bins: int) -> torch.Tensor:
