@@ -25,6 +25,7 @@ def fit_head_model(
     reference: str | None = None,
     weights: str | None = None,
     num_workers: int = 0,
+    contrast_limit: float | None = None,
 ) -> list[dict[str, Any]]:
     """Set reference and intensity map of a model from its training cases and prepare all cases in the cache.
 
@@ -38,6 +39,7 @@ def fit_head_model(
         reference: id of a training case, or a file; None chooses one, see ``choose_reference``.
         weights: a ``state_dict`` that is fine-tuned: its reference and intensity map are kept.
         num_workers: processes that prepare.
+        contrast_limit: largest share of the foreground's voxels per HU that the intensity map follows; None limits nothing.
 
     Returns:
         Records of the prepared cases, see ``prepare_cases``.
@@ -58,5 +60,6 @@ def fit_head_model(
     if not train:
         raise UserError("none of the training cases can be used; the reasons are above.")
     if weights is None:
-        model.fit_equalisation(torch.as_tensor(prepare(dict[Any, Any](case))["image"]) for case in train)
+        volumes = (torch.as_tensor(prepare(dict[Any, Any](case))["image"]) for case in train)
+        model.fit_equalisation(volumes, contrast_limit)
     return records

@@ -85,9 +85,9 @@ class HeadCTModel(nn.Module):
             raise UserError(f"reference: got shape and spacing {got}, expected {want}.")
         self.reference_hu.copy_(torch.from_numpy(np.ascontiguousarray(frame.volume)))
 
-    def fit_equalisation(self, volumes: Iterable[torch.Tensor]) -> None:
+    def fit_equalisation(self, volumes: Iterable[torch.Tensor], contrast_limit_per_hu: float | None = None) -> None:
         """Fit the intensity map on the prepared training volumes; see :func:`common.transforms.histogram_equalisation.fit_equalisation`."""
-        self.levels.copy_(fit_equalisation(count_intensities(volumes, len(self.levels) - 1)))
+        self.levels.copy_(fit_equalisation(count_intensities(volumes, len(self.levels) - 1), contrast_limit_per_hu))
 
     @property
     def calibrated(self) -> bool:

@@ -31,24 +31,36 @@ def count_intensities(volumes: Iterable[torch.Tensor], bins: int) -> torch.Tenso
     return counts
 
 
-def fit_equalisation(counts: torch.Tensor) -> torch.Tensor:
+def fit_equalisation(counts: torch.Tensor, contrast_limit_per_hu: float | None = None) -> torch.Tensor:
     r"""Levels at the edges of the bins: the share of foreground voxels below each, :math:`F(e_k) = \sum_{j<k} n_j / \sum_j n_j`.
 
+    A third of a head's voxels lie within 20 HU of each other (the brain), so that F rises steeply there and hardly between 45 and 80 HU,
+    where fresh blood lies. A limit L on the share that one HU may hold, :math:`n_j \to \min(n_j, L\,w \sum_i n_i)` with bins w HU wide, gives
+    other tissues more of the range.
+
     Args:
-        counts: histogram, ``(bins,)``.
+        counts: histogram over ``HU_RANGE``, ``(bins,)``.
+        contrast_limit_per_hu: L, share of all voxels per HU, > 0; None limits nothing.
 
     Returns:
         ``(bins + 1,)`` float32, from 0 to 1, never falling.
 
     Raises:
-        UserError: an empty histogram.
+        UserError: an empty histogram, or a limit that is not above 0.
 
-    Source: Bieder et al., MIDL 2022, Sec. 3.3 (histogram equalisation; over what is not stated).
+    Source: Bieder et al., MIDL 2022, Sec. 3.3 (histogram equalisation; over what is not stated). The limit is ours, after Pizer et al.,
+        "Adaptive histogram equalization and its variations", 1987, who limit the slope of the map; nothing is redistributed here.
     """
     total = float(counts.sum())
     if total <= 0:
         raise UserError("Histogram equalisation: found no foreground voxel in the training volumes; check that they are head CTs in HU.")
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0) / total]).clamp(max=1).float()
+    shares = counts / total
+    if contrast_limit_per_hu is not None:
+        if not contrast_limit_per_hu > 0:
+            raise UserError(f"contrast_limit: got {contrast_limit_per_hu}, expected a share per HU above 0 (such as 0.003), or null.")
+        shares = shares.clamp(max=contrast_limit_per_hu * (HU_RANGE[1] - HU_RANGE[0]) / len(counts))
+        shares = shares / shares.sum()
+    return torch.cat([counts.new_zeros(1), shares.cumsum(0)]).clamp(max=1).float()
 
 
 def equalise(volume: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:

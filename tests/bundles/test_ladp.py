@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import shutil
-import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +13,16 @@ import itk
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 
 from common.errors import UserError
+from tests.bundles.in_process import SCHEMA, configs_of, network_of_inference, read_csv, run, workflow_of
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "bundles" / "ladp" / "configs"
-SCHEMA = ROOT / "tests" / "schemas" / "bundle_metadata.json"
+CONFIGS = configs_of("ladp")
 SMALL_NET = {"image_size": 32, "width": 0.0625}  # what smoke.json trains; inference.json is told by hand
+make_workflow = partial(workflow_of, "ladp")
+small_network = partial(network_of_inference, "ladp", **SMALL_NET)
 VARIANTS = sorted(path.name for path in CONFIGS.glob("variant_*.json") if path.name != "variant_zscore_rule.json")
-
-
-def make_workflow(*names: str, kind: str = "train", **overrides: Any) -> ConfigWorkflow:
-    files = [str(CONFIGS / name) for name in names]
-    return ConfigWorkflow(files, workflow_type=kind, logging_file=False, device="cpu", **overrides)
-
-
-def run(workflow: ConfigWorkflow) -> None:
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-
-
-def small_network() -> torch.nn.Module:
-    """``network_def`` of inference.json as other tools build it: parsed, without running anything."""
-    config = ConfigParser.load_config_files([str(CONFIGS / "inference.json")]) | SMALL_NET
-    return ConfigParser(config).get_parsed_content("network_def")
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _same_path() -> Iterator[None]:
-    """Each run puts the bundle's folder on ``sys.path``; give the path back, and the threads and logging too."""
-    path, propagate = list(sys.path), logging.getLogger("brain_bundles").propagate
-    logging.getLogger("brain_bundles").propagate = True
-    yield
-    sys.path[:] = path
-    logging.getLogger("brain_bundles").propagate = propagate
 
 
 # --- before anything is trained ---------------------------------------------------------------------------------

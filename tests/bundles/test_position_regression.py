@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import logging
 import shutil
-import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,15 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 
 from common.data.dataset import find_cases
 from common.data.head_ct import read_head_ct
 from common.errors import UserError
+from tests.bundles.in_process import SCHEMA, configs_of, network_of_inference, read_csv, run, workflow_of
 
-ROOT = Path(__file__).resolve().parents[2]
-BUNDLE = ROOT / "bundles" / "position_regression"
-CONFIGS = BUNDLE / "configs"
-SCHEMA = ROOT / "tests" / "schemas" / "bundle_metadata.json"
+CONFIGS = configs_of("position_regression")
+BUNDLE = CONFIGS.parent
 # what smoke.json trains; inference.json is told by hand
 SMALL_NET = {"size": 32, "registration_spacing_mm": 8.0, "patch_size": 15, "width": 1, "calibration_side": 8}
 SMALL_VARIANT: dict[str, dict[str, Any]] = {
@@ -34,19 +30,10 @@ SMALL_VARIANT: dict[str, dict[str, Any]] = {
     "variant_autoencoder.json": {"width": 4},
     "variant_denoising_autoencoder.json": {"width": 4},
 }
+make_workflow = partial(workflow_of, "position_regression")
+small_network = partial(network_of_inference, "position_regression", **SMALL_NET)
 VARIANTS = sorted(path.name for path in CONFIGS.glob("variant_*.json") if path.name != "variant_threshold.json")
 AUROC_TASKS = {"ICH, both hemispheres", "ICH, left hemisphere", "ICH, right hemisphere", "fracture, skull"}
-
-
-def make_workflow(*names: str, kind: str = "train", **overrides: Any) -> ConfigWorkflow:
-    files = [str(CONFIGS / name) for name in names]
-    return ConfigWorkflow(files, workflow_type=kind, logging_file=False, device="cpu", **overrides)
-
-
-def run(workflow: ConfigWorkflow) -> None:
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
 
 
 def train_small(trained: Any, folder: Path, *overlays: str, **overrides: Any) -> dict[str, torch.Tensor]:
@@ -65,32 +52,11 @@ def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[st
     return [key for key in a if not torch.equal(a[key], b[key])]
 
 
-def small_network() -> torch.nn.Module:
-    """``network_def`` of inference.json as other tools build it: parsed, without running anything."""
-    config = ConfigParser.load_config_files([str(CONFIGS / "inference.json")]) | SMALL_NET
-    return ConfigParser(config).get_parsed_content("network_def")
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
 def messages(error: BaseException | None) -> str:
     """The text of the user's mistake in a chain of wrappers."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return str(error)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _same_path() -> Iterator[None]:
-    """Each run puts the bundle's folder on ``sys.path``; give the path back, and the logging too."""
-    path, propagate = list(sys.path), logging.getLogger("brain_bundles").propagate
-    logging.getLogger("brain_bundles").propagate = True
-    yield
-    sys.path[:] = path
-    logging.getLogger("brain_bundles").propagate = propagate
 
 
 # --- before anything is trained ---------------------------------------------------------------------------------

@@ -104,3 +104,30 @@ def test_shapes_stay(levels):
 def test_training_volumes_without_foreground_are_an_error_that_says_what_to_check():
     with pytest.raises(UserError, match="found no foreground voxel in the training volumes; check that they are head CTs in HU"):
         fit_equalisation(count_intensities([torch.full((5,), -1024)], 16))
+
+
+def test_a_contrast_limit_caps_the_share_of_a_bin_and_keeps_the_ends():
+    # 4 bins of 1023.75 HU; shares 0.5, 0.3, 0.2, 0; limit 0.3 per bin: 0.3, 0.3, 0.2, 0 of 0.8
+    counts = torch.tensor([5.0, 3.0, 2.0, 0.0], dtype=torch.float64)
+    levels = fit_equalisation(counts, contrast_limit_per_hu=0.3 / 1023.75)
+    torch.testing.assert_close(levels, torch.tensor([0, 0.375, 0.75, 1, 1]))
+
+
+def test_a_limit_that_no_bin_reaches_changes_nothing():
+    counts = count_intensities([head(0)], 1024)
+    assert torch.equal(fit_equalisation(counts, 1.0), fit_equalisation(counts))
+
+
+def test_a_contrast_limit_leaves_blood_more_of_the_range_in_proportion_to_the_brains_own_variation():
+    counts = count_intensities([head(seed) for seed in range(4)], 1024)
+    ratio = []
+    for limit in (None, 0.01, 0.003):
+        white, grey, blood = equalise(torch.tensor([30.0, 40.0, 65.0]), fit_equalisation(counts, limit))
+        ratio.append(float((blood - grey) / (grey - white)))
+    assert ratio[0] < ratio[1] < ratio[2]
+
+
+@pytest.mark.parametrize("limit", [0.0, -0.1, float("nan")])
+def test_a_limit_that_is_not_above_0_is_refused(limit):
+    with pytest.raises(UserError, match=r"contrast_limit: got .*, expected a share per HU above 0"):
+        fit_equalisation(torch.ones(8), limit)

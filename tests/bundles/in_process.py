@@ -1,0 +1,41 @@
+"""What the tests of all bundles do: run a config in this process, read what it wrote."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = ROOT / "tests" / "schemas" / "bundle_metadata.json"
+
+
+def configs_of(bundle: str) -> Path:
+    """The folder of a bundle's configs."""
+    return ROOT / "bundles" / bundle / "configs"
+
+
+def workflow_of(bundle: str, *names: str, kind: str = "train", **overrides: Any) -> ConfigWorkflow:
+    """A workflow of a bundle's config files, later ones over earlier ones, on the CPU."""
+    files = [str(configs_of(bundle) / name) for name in names]
+    return ConfigWorkflow(files, workflow_type=kind, logging_file=False, device="cpu", **overrides)
+
+
+def run(workflow: ConfigWorkflow) -> None:
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def network_of_inference(bundle: str, **overrides: Any) -> nn.Module:
+    """``network_def`` of inference.json as other tools build it: parsed, without running anything."""
+    config = ConfigParser.load_config_files([str(configs_of(bundle) / "inference.json")]) | overrides
+    return ConfigParser(config).get_parsed_content("network_def")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
