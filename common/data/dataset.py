@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.data import bonbid, cq500
+from common.data import bonbid, brats, cq500
 from common.data.cases import (
     VOLUME_SUFFIXES,
     Case,
@@ -57,6 +57,7 @@ class Layout:
 
 LAYOUTS: dict[str, Layout] = {
     "bonbid": Layout(bonbid.TREE, bonbid.is_bonbid, bonbid.read_bonbid, ("adc", "zadc"), bonbid.check_bonbid),
+    "brats": Layout(brats.TREE, brats.is_brats, brats.read_brats, brats.SEQUENCES, brats.check_brats, look=brats.look_at),
     "cq500": Layout(
         cq500.TREE,
         cq500.is_cq500,

@@ -35,7 +35,7 @@ def fit_equalisation(counts: torch.Tensor, contrast_limit_per_hu: float | None =
     r"""Levels at the edges of the bins: the share of foreground voxels below each, :math:`F(e_k) = \sum_{j<k} n_j / \sum_j n_j`.
 
     A third of a head's voxels lie within 20 HU of each other (the brain), so that F rises steeply there and hardly between 45 and 80 HU,
-    where fresh blood lies. A limit L on the share that one HU may hold, :math:`n_j \to \min(n_j, L\,w \sum_i n_i)` with bins w HU wide, gives
+    where fresh blood lies. A limit L on the share that one HU may hold, :math:`n_j \to \min(n_j, L\,w \sum_i n_i)`, bins w HU wide, gives
     other tissues more of the range.
 
     Args:

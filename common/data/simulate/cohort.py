@@ -15,6 +15,7 @@ from common.errors import UserError
 
 GENERATORS = {
     "bonbid": "common.data.simulate.bonbid:simulate_bonbid",
+    "brats": "common.data.simulate.brats:simulate_brats",
     "cq500": "common.data.simulate.cq500:simulate_cq500",
 }
 """Layout -> ``module:function``. The function takes ``out_dir`` first; its module holds ``GENERATOR_VERSION``."""
