@@ -64,9 +64,8 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def made_by_simulation(cases: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether any case comes from a simulated cohort (``SIMULATED.txt`` near its image)."""
-    files = [Path(ensure_tuple(case["image"])[0]) for case in cases]
-    return any(is_simulated(folder) for folder in {f.parent for f in files} | {f.parent.parent for f in files})
+    """Whether any case comes from a simulated cohort, see :func:`common.data.cases.is_simulated`."""
+    return any(is_simulated(folder) for folder in {Path(ensure_tuple(case["image"])[0]).parent for case in cases})
 
 
 def trained_on_note(cases: Sequence[Mapping[str, Any]], ckpt_dir: str | None) -> list[str]:

@@ -24,12 +24,11 @@ class AnomalyDescription:
     """Row of a case for ``CaseRows``; see :func:`common.anomaly_scores.describe_anomaly`.
 
     Args:
-        model: its healthy quantiles tell how unusual a score is.
-        in_mm: the error is one of position.
+        model: its healthy quantiles tell how unusual a score is; where its network regresses positions of patches, errors are in mm.
     """
 
-    def __init__(self, model: HeadCTModel, in_mm: bool = True) -> None:
-        self.model, self.in_mm = model, in_mm
+    def __init__(self, model: HeadCTModel) -> None:
+        self.model, self.in_mm = model, hasattr(model.network, "patch_size")
 
     def __call__(self, item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
         """Scores of one case."""
