@@ -22,7 +22,7 @@ from common.data.head_ct import HeadCT, read_head_ct
 from common.errors import UserError
 from common.transforms.head_masks import AIR_HU, structures
 from common.transforms.head_volume import Head, prepare_head
-from common.transforms.prepared_cache import load_prepared, source_digest
+from common.transforms.prepared_cache import known_digest, load_prepared, source_digest
 from common.transforms.reference_frame import ReferenceFrame, cube_affine, image_path, resample_hu
 from common.transforms.register_head import Rigid, align_centres, register_heads
 from common.transforms.truth_on_cube import resample_truth
@@ -111,6 +111,13 @@ class PrepareHeadCTd(MapTransform):
         parts += [source_digest(truth, self.cache_dir)] if truth else []
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
+    def is_prepared(self, path: str, truth: str | None = None) -> bool:
+        """Whether :meth:`prepare` would find the case in the cache; answered without reading the source."""
+        sources = [path, truth] if truth else [path]
+        if self.cache_dir is None or any(known_digest(source, self.cache_dir) is None for source in sources):
+            return False
+        return (self.cache_dir / self.key(path, truth) / "record.json").is_file()
+
     def _compute(self, path: str, truth: str | None) -> dict[str, Any]:
         ct = read_head_ct(path)
         rigid = self._pose(ct, path)
@@ -175,27 +182,38 @@ def prepare_cases(cases: Sequence[Mapping[str, Any]], transform: PrepareHeadCTd,
         transform.keys, transform.frame.reference(), transform.size, transform.spacing_mm, transform.cache_dir, transform.register,
         transform.truth_key,
     )  # fmt: skip
-    records: list[dict[str, Any]] = [{} for _ in cases]
+    records: dict[int, dict[str, Any]] = {}
+    later = [index for index, case in enumerate(cases) if num_workers > 1 and not _is_prepared(worker, case)]
     with tqdm(total=len(cases), desc="prepare head CT", unit="case", disable=None) as bar:
-        if num_workers < 2 or len(cases) < 2:
-            for index, case in enumerate(cases):
-                records[index] = _prepare_one(worker, dict(case))
-                bar.update()
-        else:
-            _in_processes(worker, cases, num_workers, records, bar)
-    failed = [record for record in records if "error" in record]
+        for index in sorted(set(range(len(cases))) - set(later)):
+            records[index] = _prepare_one(worker, dict(cases[index]))
+            bar.update()
+        if later:  # starting processes takes seconds
+            _in_processes(worker, {index: cases[index] for index in later}, num_workers, records, bar)
+    ordered = [records[index] for index in range(len(cases))]
+    failed = [record for record in ordered if "error" in record]
     if cases and len(failed) == len(cases):
         raise UserError(f"none of {len(cases)} cases could be prepared; the first: {failed[0]['id']}: {failed[0]['error']}")
-    return records
+    return ordered
 
 
-def _in_processes(worker: PrepareHeadCTd, cases: Sequence[Mapping[str, Any]], num_workers: int, records: list[Any], bar: Any) -> None:
+def _is_prepared(worker: PrepareHeadCTd, case: Mapping[str, Any]) -> bool:
+    try:
+        return worker.is_prepared(image_path(case, str(worker.keys[0])), case.get(worker.truth_key))
+    except (UserError, OSError):
+        return False  # preparing it will say what is wrong
+
+
+def _in_processes(
+    worker: PrepareHeadCTd, cases: Mapping[int, Mapping[str, Any]], num_workers: int, records: dict[int, dict[str, Any]], bar: Any
+) -> None:
+    """Prepare cases, by their place in the list, in processes of their own; sets the records of the same places."""
     import multiprocessing
 
     # spawned, not forked: a fork inherits the locked threads of torch and ITK
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures: dict[Future[dict[str, Any]], int] = {pool.submit(_prepare_one, worker, dict(case)): i for i, case in enumerate(cases)}
+        futures: dict[Future[dict[str, Any]], int] = {pool.submit(_prepare_one, worker, dict(case)): i for i, case in cases.items()}
         for future in as_completed(futures):
             index = futures[future]
             try:

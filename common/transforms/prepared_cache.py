@@ -25,21 +25,40 @@ def source_digest(path: str | os.PathLike[str], memo_dir: Path | None = None) ->
     Returns:
         Hexadecimal digest.
     """
+    known = known_digest(path, memo_dir) if memo_dir else None
+    if known is not None:
+        return known
+    source, files = _files_of(path)
+    digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    digest = digests[0] if not source.is_dir() else hashlib.sha256("".join(digests).encode()).hexdigest()
+    if memo_dir:
+        write_text(_memo(source, memo_dir), json.dumps({"path": os.fspath(source), "stamp": _stamp(files), "digest": digest}))
+    return digest
+
+
+def known_digest(path: str | os.PathLike[str], memo_dir: Path) -> str | None:
+    """What :func:`source_digest` remembers of a source that has not changed since; None where it would have to read."""
+    source, files = _files_of(path)
+    memo = _memo(source, memo_dir)
+    if not memo.is_file():
+        return None
+    known = json.loads(memo.read_text(encoding="utf-8"))
+    return str(known["digest"]) if known["stamp"] == _stamp(files) else None
+
+
+def _files_of(path: str | os.PathLike[str]) -> tuple[Path, list[Path]]:
     source = series_folder(path)
     if not source.exists():
         raise UserError(f"{path}: no such file or folder; check the path (relative paths start at {os.getcwd()}).")
-    files = sorted(file for file in source.iterdir() if file.is_file()) if source.is_dir() else [source]
-    stamp = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    memo = memo_dir / "digests" / f"{hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:32]}.json" if memo_dir else None
-    if memo and memo.is_file():
-        known = json.loads(memo.read_text(encoding="utf-8"))
-        if known["stamp"] == stamp:
-            return str(known["digest"])
-    digests = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
-    digest = digests[0] if not source.is_dir() else hashlib.sha256("".join(digests).encode()).hexdigest()
-    if memo:
-        write_text(memo, json.dumps({"path": os.fspath(source), "stamp": stamp, "digest": digest}))
-    return digest
+    return source, sorted(file for file in source.iterdir() if file.is_file()) if source.is_dir() else [source]
+
+
+def _stamp(files: list[Path]) -> list[list[str | int]]:
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _memo(source: Path, memo_dir: Path) -> Path:
+    return memo_dir / "digests" / f"{hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:32]}.json"
 
 
 def load_prepared(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -151,6 +151,14 @@ def test_processes_prepare_what_one_process_does(frame, case, tmp_path):
     assert np.array_equal(load_prepared(records[0]["folder"])["image"], alone["image"][0].numpy())
 
 
+def test_what_is_prepared_already_starts_no_process(frame, case, tmp_path, monkeypatch):
+    cases = [{**case, "id": name} for name in ("a", "b")]
+    transform = prepare(frame, cache_dir=tmp_path, register=False)
+    first = prepare_cases(cases, transform)
+    monkeypatch.setattr(module, "_in_processes", lambda *args: pytest.fail("started processes"))
+    assert prepare_cases(cases, transform, num_workers=2) == first
+
+
 def test_mistakes_are_named(frame, case, tmp_path):
     with pytest.raises(UserError, match="size, spacing_mm: got 4, 8; expected at least 8 voxels"):
         PrepareHeadCTd("image", frame, 4, 8)
