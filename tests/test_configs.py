@@ -228,6 +228,15 @@ def test_components_that_compute_an_equation_name_it(path: Path) -> None:
     assert not [number for number in named if f"Eq. {number}" not in known]
 
 
+def test_inference_knows_every_setting_that_a_training_records_with_its_weights() -> None:
+    for path in (base for base in BASES if base.name == "train.json"):
+        known = load(path.with_name("inference.json"))
+        steps = [step for step in load(path)["run"] if isinstance(step, dict) and step["_target_"] == "common.training.train"]
+        recorded = [step["settings"]["settings"] for step in steps]
+        unknown = [key for settings in recorded if isinstance(settings, dict) for key in settings if key not in known]
+        assert recorded and not unknown, name(path)
+
+
 @each(STUDIES)
 def test_every_overlay_and_override_of_a_study_exists(path: Path) -> None:
     study = read_study(path)
