@@ -179,7 +179,8 @@ def run_study(study_file: str, output: str, dataset_dir: str | None = None, star
 
     Args:
         study_file: see :func:`read_study`.
-        output: folder of results; also of ``table.csv``, ``comparisons.csv`` and the figures, see :func:`common.anomaly_study.study`.
+        output: folder of results; also of ``table.csv``, ``comparisons.csv`` and the figures, see :func:`common.anomaly_study.study` and
+            :func:`common.mask_study.study`.
         dataset_dir: data set of all rows; None takes what the configs say.
         start: runs one command.
 
@@ -189,8 +190,6 @@ def run_study(study_file: str, output: str, dataset_dir: str | None = None, star
     Raises:
         UserError: a mistake in the study, before anything is started; or rows that failed, named after the others are done and compared.
     """
-    from common.anomaly_study import study as compare
-
     study, root = read_study(study_file), Path(output).expanduser().absolute()
     data = None if dataset_dir is None else os.path.abspath(os.path.expanduser(dataset_dir))
     if data is not None and not os.path.exists(data):
@@ -205,11 +204,21 @@ def run_study(study_file: str, output: str, dataset_dir: str | None = None, star
             failed[row.name] = reason
     done = [row.name for row in study.rows if row.name not in failed]
     if done:
+        compare = comparison_of(root / done[0] / "eval")
         compare([f"{name}={root / name / 'eval'}" for name in done], str(root))
     if failed:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
         raise UserError(f"{len(failed)} of {len(plans)} rows failed, the others are done:\n{reasons}")
     return done
+
+
+def comparison_of(results: Path) -> Callable[[list[str], str], None]:
+    """What compares evaluations of this kind: ``common.mask_study.study`` of masks, whose summary has ``metrics``, else the one of maps."""
+    if "metrics" in json.loads((results / "summary.json").read_text(encoding="utf-8")):
+        from common.mask_study import study
+    else:
+        from common.anomaly_study import study
+    return study
 
 
 def run_row(row: Row, train: Job | None, evaluate: Job, root: Path, start: Start) -> str | None:

@@ -89,6 +89,7 @@ class Stage:
         scaler = trainer.scaler.state_dict() if trainer.scaler is not None else {}
         best = (float(validator.state.best_metric), int(validator.state.best_metric_epoch)) if validator is not None else (-1.0, -1)
         progress = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration, "best_metric": best[0], "best_epoch": best[1]}
+        progress["train_seconds"] = float(getattr(trainer.state, "train_seconds", 0.0))  # where a TimeStop counts them
         return {**progress, "network": self.network.state_dict(), "optimizer": trainer.optimizer.state_dict(), "scaler": scaler}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -98,6 +99,7 @@ class Stage:
         if self.trainer.scaler is not None and state["scaler"]:
             self.trainer.scaler.load_state_dict(state["scaler"])
         self.trainer.state.epoch, self.trainer.state.iteration = state["epoch"], state["iteration"]
+        self.trainer.state.train_seconds = state.get("train_seconds", 0.0)
         if self.validator is not None:
             self.validator.state.best_metric, self.validator.state.best_metric_epoch = state["best_metric"], state["best_epoch"]
 

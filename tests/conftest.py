@@ -85,6 +85,12 @@ def trained_position(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
     return train_at_smoke_size("position_regression", "CQ500", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def trained_patchddm(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
+    """PatchDDM at smoke size on its simulated cohort, likewise; tests may only add to its cache of prepared cases."""
+    return train_at_smoke_size("patchddm", "MICCAI_BraTS2020_TrainingData", tmp_path_factory)
+
+
 @pytest.fixture(autouse=True)
 def _own_excepthook() -> Iterator[None]:
     """``common.require`` installs an excepthook for command lines; tests get theirs back."""
