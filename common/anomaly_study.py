@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import UserError
+from common.evaluated_runs import read_evaluations
 
 
 class Run(NamedTuple):
@@ -58,33 +58,14 @@ def study(runs: str | Sequence[str], output: str) -> None:
 
 def read_runs(runs: str | Sequence[str]) -> list[Run]:
     """Read evaluations that ``common.anomaly_evaluation.evaluate_anomaly`` wrote; see :func:`study`."""
-    # `fire` turns "a,b" into a tuple when both are plain words and leaves it a string otherwise.
-    parts = [part for part in runs.split(",") if part] if isinstance(runs, str) else [str(part) for part in runs]
-    named = [part.split("=", 1) if "=" in part else [Path(part).resolve().name, part] for part in parts]
-    names = [name for name, _ in named]
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"runs: got {', '.join(names) or 'none'}, expected folders with different names. Name them: A=FOLDER,B=FOLDER")
-    read = [_read_run(name, Path(folder)) for name, folder in named]
-    first = {row["id"] for row in read[0].rows}
-    for run in read[1:]:
-        if odd := sorted(first ^ {row["id"] for row in run.rows}):
-            raise UserError(f"runs: {run.name} and {read[0].name} were not measured on the same cases: {', '.join(odd[:5])} only in one.")
-    return [run._replace(rows=sorted(run.rows, key=lambda row: str(row["id"]))) for run in read]
-
-
-def _read_run(name: str, folder: Path) -> Run:
-    files = {kind: folder / kind for kind in ("metrics.csv", "summary.json")}
-    if missing := [path.name for path in files.values() if not path.is_file()]:
-        raise UserError(
-            f"runs: {folder} has no {' and no '.join(missing)}, expected the output_dir of an evaluation. Run evaluate.json first."
-        )
-    with files["metrics.csv"].open(encoding="utf-8", newline="") as stream:
-        rows = [{key: value if key == "id" else _number(value) for key, value in row.items()} for row in csv.DictReader(stream)]
-    summary = json.loads(files["summary.json"].read_text(encoding="utf-8"))
-    config = folder / "evaluate_config.json"
-    ran = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    facts = {key: ran[key] for key in ("patch_size",) if isinstance(ran.get(key), int)}
-    return Run(name, rows, summary, facts | dict(summary.get("resources") or {}))
+    read = []
+    for run in read_evaluations(runs):
+        rows = [{key: value if key == "id" else _number(value) for key, value in row.items()} for row in run.rows]
+        config = run.folder / "evaluate_config.json"
+        ran = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        facts = {key: ran[key] for key in ("patch_size",) if isinstance(ran.get(key), int)}
+        read.append(Run(run.name, rows, run.summary, facts | dict(run.summary.get("resources") or {})))
+    return read
 
 
 def _number(text: str) -> float | None:

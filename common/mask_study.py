@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import UserError
+from common.evaluated_runs import read_evaluations
 
 METRICS = ("dice", "hd95_mm", "detection_f1", "isolated_components", "mean_ece", "variance_ece", "variance_auroc")
 
@@ -61,31 +60,9 @@ def study(runs: str | Sequence[str], output: str) -> None:
 
 def read_runs(runs: str | Sequence[str]) -> list[Run]:
     """Read evaluations that ``common.mask_evaluation.evaluate_masks`` wrote; see :func:`study`."""
-    # `fire` turns "a,b" into a tuple when both are plain words and leaves it a string otherwise.
-    parts = [part for part in runs.split(",") if part] if isinstance(runs, str) else [str(part) for part in runs]
-    named = [part.split("=", 1) if "=" in part else [Path(part).resolve().name, part] for part in parts]
-    names = [name for name, _ in named]
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"runs: got {', '.join(names) or 'none'}, expected folders with different names. Name them: A=FOLDER,B=FOLDER")
-    read = [_read_run(name, Path(folder)) for name, folder in named]
-    first = {row["id"] for row in read[0].rows}
-    for run in read[1:]:
-        if odd := sorted(first ^ {row["id"] for row in run.rows}):
-            raise UserError(f"runs: {run.name} and {read[0].name} were not measured on the same cases: {', '.join(odd[:5])} only in one.")
-    return [run._replace(rows=sorted(run.rows, key=lambda row: row["id"])) for run in read]
-
-
-def _read_run(name: str, folder: Path) -> Run:
     from common.handlers.epoch_log import read_log
 
-    files = {kind: folder / kind for kind in ("metrics.csv", "summary.json")}
-    if missing := [path.name for path in files.values() if not path.is_file()]:
-        raise UserError(
-            f"runs: {folder} has no {' and no '.join(missing)}, expected the output_dir of an evaluation. Run evaluate.json first."
-        )
-    with files["metrics.csv"].open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    return Run(name, rows, json.loads(files["summary.json"].read_text(encoding="utf-8")), read_log(folder / "training.csv"))
+    return [Run(run.name, run.rows, run.summary, read_log(run.folder / "training.csv")) for run in read_evaluations(runs)]
 
 
 def study_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -6,8 +6,11 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import nn
+
+from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "tests" / "schemas" / "bundle_metadata.json"
@@ -39,3 +42,20 @@ def network_of_inference(bundle: str, **overrides: Any) -> nn.Module:
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def read_model(ckpt_dir: Path, name: str = "model.pt") -> dict[str, torch.Tensor]:
+    return torch.load(ckpt_dir / name, map_location="cpu", weights_only=True)
+
+
+def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that are not equal bit for bit."""
+    assert a.keys() == b.keys()
+    return [key for key in a if not torch.equal(a[key], b[key])]
+
+
+def messages(error: BaseException | None) -> str:
+    """The text of the user's mistake in a chain of wrappers."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return str(error)

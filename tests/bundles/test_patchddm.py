@@ -15,8 +15,7 @@ from ignite.engine import Events
 from monai.bundle import verify_metadata, verify_net_in_out
 
 from common.data.brats import SEQUENCES
-from common.errors import UserError
-from tests.bundles.in_process import SCHEMA, configs_of, network_of_inference, read_csv, run, workflow_of
+from tests.bundles.in_process import SCHEMA, configs_of, differing, messages, network_of_inference, read_csv, read_model, run, workflow_of
 
 CONFIGS = configs_of("patchddm")
 # what smoke.json trains and samples; inference.json is told by hand
@@ -49,22 +48,6 @@ def evaluate(trained: Any, output: Path, *overlays: str, **overrides: Any) -> Pa
 def infer(trained: Any, dataset_dir: Path, output: Path, *overlays: str, **overrides: Any) -> None:
     paths = trained.paths | {"dataset_dir": str(dataset_dir), "output_dir": str(output)}
     run(make_workflow("inference.json", *overlays, kind="infer", **paths | SMALL | overrides))
-
-
-def read_model(ckpt_dir: Path, name: str = "model.pt") -> dict[str, torch.Tensor]:
-    return torch.load(ckpt_dir / name, map_location="cpu", weights_only=True)
-
-
-def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
-    assert a.keys() == b.keys()
-    return [key for key in a if not torch.equal(a[key], b[key])]
-
-
-def messages(error: BaseException | None) -> str:
-    """The text of the user's mistake in a chain of wrappers."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return str(error)
 
 
 # --- before anything is trained ---------------------------------------------------------------------------------

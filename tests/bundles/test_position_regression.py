@@ -17,8 +17,7 @@ from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 
 from common.data.dataset import find_cases
 from common.data.head_ct import read_head_ct
-from common.errors import UserError
-from tests.bundles.in_process import SCHEMA, configs_of, network_of_inference, read_csv, run, workflow_of
+from tests.bundles.in_process import SCHEMA, configs_of, differing, messages, network_of_inference, read_csv, read_model, run, workflow_of
 
 CONFIGS = configs_of("position_regression")
 BUNDLE = CONFIGS.parent
@@ -41,22 +40,6 @@ def train_small(trained: Any, folder: Path, *overlays: str, **overrides: Any) ->
     paths = trained.paths | {"ckpt_dir": str(folder / "models"), "output_dir": str(folder / "eval")}
     run(make_workflow("train.json", "smoke.json", *overlays, **paths | overrides))
     return read_model(folder / "models")
-
-
-def read_model(ckpt_dir: Path, name: str = "model.pt") -> dict[str, torch.Tensor]:
-    return torch.load(ckpt_dir / name, map_location="cpu", weights_only=True)
-
-
-def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
-    assert a.keys() == b.keys()
-    return [key for key in a if not torch.equal(a[key], b[key])]
-
-
-def messages(error: BaseException | None) -> str:
-    """The text of the user's mistake in a chain of wrappers."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return str(error)
 
 
 # --- before anything is trained ---------------------------------------------------------------------------------
