@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from monai.engines import Evaluator
 from common.anomaly_pictures import case_figures, roc_of_rows
 from common.anomaly_scores import AGGREGATES, curve_rows, is_healthy, known_findings
 from common.anomaly_tables import AnomalyMeasure, as_table, measured_tables, report_row, report_tables, shown_row
-from common.atomic import write_csv, write_text
+from common.atomic import write_csv, write_json
 from common.errors import UserError
 from common.evaluation import made_by_simulation, trained_on_note
 from common.handlers.epoch_log import read_log
@@ -97,7 +96,7 @@ def evaluate_anomaly(
     if measure.lesions:
         write_csv(Path(output_dir) / "lesions.csv", measure.lesions)
     found = {"title": title, "simulated": simulated, "cases": len(rows), "map": maps[0], "score": aggregate, **tables}
-    write_text(Path(output_dir) / "summary.json", json.dumps(_plain(found), indent=2) + "\n")
+    write_json(Path(output_dir) / "summary.json", found)
     roc = {"caption": f"ROC curves, score {aggregate}.", "png": roc_of_rows(rows, measure.maps, aggregate, simulated)}
     path = write_report(
         output_dir,
@@ -142,12 +141,3 @@ def run_measure(evaluator: Evaluator, measure: AnomalyMeasure, output_file: str)
     rows.rows.sort(key=lambda row: place[str(row["id"])])
     rows.write()
     return rows.rows
-
-
-def _plain(value: Any) -> Any:
-    """The same for JSON, which knows no NaN."""
-    if isinstance(value, Mapping):
-        return {key: _plain(held) for key, held in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(held) for held in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from ignite.engine import Events
 from monai.engines import Evaluator
 
 from common.anomaly_evaluation import read_resources
-from common.atomic import write_csv, write_text
+from common.atomic import write_csv, write_json
 from common.charts import reliability_figure
 from common.evaluation import as_table, made_by_simulation, trained_on_note
 from common.handlers.epoch_log import read_log
@@ -124,7 +123,7 @@ def evaluate_masks(
         write_csv(Path(output_dir) / "ensemble.csv", measure.by_size)
     found = {"title": title, "simulated": simulated, **_found(rows, measure), "facts": dict(facts or {})}
     found["resources"] = read_resources(resources)
-    write_text(Path(output_dir) / "summary.json", json.dumps(_plain(found), indent=2) + "\n")
+    write_json(Path(output_dir) / "summary.json", found)
     names = [name for name in found["metrics"] if name in COLUMNS or name.split("_")[0] in REGIONS]
     table = [{"metric": name, **found["metrics"][name]} for name in names]
     path = write_report(
@@ -205,12 +204,3 @@ def _report_tables(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     if found["resources"]:
         tables.append({"heading": "What the training cost", "rows": [found["resources"]]})
     return tables
-
-
-def _plain(value: Any) -> Any:
-    """The same for JSON, which knows no NaN."""
-    if isinstance(value, Mapping):
-        return {key: _plain(held) for key, held in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(held) for held in value]
-    return None if isinstance(value, float) and value != value else value

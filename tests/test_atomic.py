@@ -1,9 +1,10 @@
+import json
 import os
 
 import pytest
 import torch
 
-from common.atomic import save_tensors, write_atomic, write_text
+from common.atomic import save_tensors, write_atomic, write_json, write_text
 
 
 def test_text_is_utf8_and_replaces_what_was_there(tmp_path):
@@ -59,3 +60,8 @@ def test_a_failure_before_anything_is_written_keeps_its_own_message(tmp_path):
     with pytest.raises(RuntimeError, match="nothing to write"):
         write_atomic(tmp_path / "a.txt", fail)
     assert os.listdir(tmp_path) == []
+
+
+def test_json_knows_no_nan_and_no_infinity(tmp_path):
+    path = write_json(tmp_path / "a.json", {"a": float("nan"), "b": [1.5, {"c": float("inf")}], "d": (2, "x")})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": None, "b": [1.5, {"c": None}], "d": [2, "x"]}
