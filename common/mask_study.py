@@ -105,7 +105,9 @@ def study_figures(runs: Sequence[Run], table: Sequence[Mapping[str, Any]], sizes
         figures["steps"] = lines_figure(stepped, "steps", panels, title)
     trained = [{"label": run.name, "x": row["epoch"], **row} for run in runs for row in run.training]
     if trained:
-        figures["training"] = lines_figure(trained, "epoch", {"loss": "loss", "metric": "validation Dice"}, title)
+        panels = {"loss": "loss", "metric": "validation Dice", "val_hd95_mm": "validation HD95 (mm)"}
+        known = {name: heading for name, heading in panels.items() if any(name in row for row in trained)}
+        figures["training"] = lines_figure(trained, "epoch", known, title)
     return figures
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common import flag
 from common.errors import UserError
 
 
@@ -19,6 +20,7 @@ def score(
     compare: str | Sequence[str] = (),
     pattern: str = "*",
     brain: str | None = None,
+    union: bool = False,
 ) -> None:
     """Score folders of predicted lesion masks against the truth and print one row per method.
 
@@ -32,6 +34,7 @@ def score(
         compare: further folders of predictions, separated by commas; ``NAME=FOLDER`` names the method.
         pattern: names of the files that are predictions, such as ``'*_lesion.mha'`` where vote shares lie beside the masks.
         brain: folder of brain masks or skull-stripped images (brain = voxels above 0) for a truth that is a folder of label files.
+        union: every label above 0 counts as one structure, such as the whole tumour of BraTS; otherwise only 0 and 1 are accepted.
 
     Raises:
         UserError: missing or doubled predictions, different grids, wrong values. Nothing is written then.
@@ -40,7 +43,7 @@ def score(
     from common.pairing import truth_cases
 
     folders = _methods(predictions, name, compare)
-    rows = measure_methods(truth_cases(str(truth), dataset), folders, str(pattern), brain)
+    rows = measure_methods(truth_cases(str(truth), dataset), folders, str(pattern), brain, flag(union, "union"))
     summaries = {method: method_summary(own) for method, own in rows.items()}
     ranks = rank_methods(summaries)
     tests = compare_methods(rows, next(iter(folders))) if len(folders) > 1 else []
@@ -84,7 +87,7 @@ def _methods(predictions: str, name: str | None, compare: str | Sequence[str]) -
 
 
 def measure_methods(
-    cases: Sequence[Mapping[str, Any]], folders: Mapping[str, str], pattern: str = "*", brain: str | None = None
+    cases: Sequence[Mapping[str, Any]], folders: Mapping[str, str], pattern: str = "*", brain: str | None = None, union: bool = False
 ) -> dict[str, list[dict[str, float | str]]]:
     """Measure every method on every case; each truth is read once.
 
@@ -93,6 +96,7 @@ def measure_methods(
         folders: method -> folder of predictions.
         pattern: names of the files that are predictions.
         brain: folder of brain masks, paired by id; None takes the image of the case.
+        union: labels above 0 count as one structure.
 
     Returns:
         method -> rows of `measure_case`, each led by ``method`` and ``id``, in the order of ``cases``.
@@ -113,19 +117,20 @@ def measure_methods(
         truth = read_volume(case["label"])
         inside = _brain(brains[case_id], truth, case["label"])
         for method, files in paired.items():
-            row = _measure(case["label"], truth, files[case_id], inside)
+            row = _measure(case["label"], truth, files[case_id], inside, union)
             rows[method].append({"method": method, "id": case_id, **row})
     return rows
 
 
-def _measure(label: str, truth: Any, prediction: Path, inside: Any) -> dict[str, float | str]:
+def _measure(label: str, truth: Any, prediction: Path, inside: Any, union: bool) -> dict[str, float | str]:
     from common.metrics.case_metrics import measure_case
     from common.pairing import check_same_grid, read_volume, spacing_mm_of
 
     predicted = read_volume(prediction)
     check_same_grid(truth, predicted, label, prediction)
+    masks = [voxels > 0 if union else voxels for voxels in (truth[0], predicted[0])]
     try:
-        return measure_case(truth[0], predicted[0], inside, spacing_mm_of(truth[1]))
+        return measure_case(*masks, inside, spacing_mm_of(truth[1]))
     except UserError as error:
         raise UserError(f"{prediction} against {label}: {error}") from error
 

@@ -76,6 +76,19 @@ def test_a_foreign_method_becomes_a_row_with_its_rank_and_its_tests(folders, cap
     assert "theirs - ours: dice -0.5000" in capsys.readouterr().out
 
 
+def test_labels_of_several_numbers_are_refused_or_count_as_one_structure(folders, capsys):
+    for case_id, numbers in zip(IDS, ((1, 2), (2, 4), (1, 3)), strict=True):
+        truth = lesion() * numbers[0]
+        truth[4:6] //= numbers[0]
+        truth[4:6] *= numbers[1]
+        save(folders / "truth" / f"{case_id}_lesion.nii.gz", truth)
+    with pytest.raises(SystemExit):
+        run(folders)
+    assert "expected only 0 and 1" in capsys.readouterr().err
+    run(folders, "--union=true")
+    assert {row["dice"] for row in table(folders / "scores" / "metrics.csv")} == {"1.0"}
+
+
 def test_missing_predictions_are_named_and_counted_and_nothing_is_written(folders, capsys):
     (folders / "exact" / "P1.nii.gz").unlink()
     with pytest.raises(SystemExit) as stop:

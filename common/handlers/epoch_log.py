@@ -23,7 +23,7 @@ class EpochLog:
     Args:
         output_dir: folder of ``training.csv`` and of TensorBoard's events.
         stage: name of the stage, e.g. ``pretrain``.
-        validator: its key metric is logged when it ran in this epoch; None logs the loss alone.
+        validator: its key metric is logged when it ran in this epoch, its further metrics become columns; None logs the loss alone.
         rank: only rank 0 writes.
     """
 
@@ -53,14 +53,16 @@ class EpochLog:
         progress = getattr(engine.state, "progress", {})
         row: dict[str, Any] = {"member": progress.get("member", 0), "stage": self.stage, "epoch": engine.state.epoch}
         row["loss"], row["metric"] = self.total / max(self.count, 1), math.nan
+        further: dict[str, float] = {}
         state: Any = self.validator.state if self.validator is not None else None
         if state is not None and state.epoch == engine.state.epoch and state.key_metric_name in state.metrics:
             row["metric"] = float(state.metrics[state.key_metric_name])
+            further = {name: float(value) for name, value in state.metrics.items() if name != state.key_metric_name}
         row["seconds"] = round(time.perf_counter() - self.start, 2)
         metric = "" if math.isnan(row["metric"]) else f", {state.key_metric_name} {row['metric']:.4f}"
         line = f"member {row['member']} {self.stage} epoch {row['epoch']}/{engine.state.max_epochs}: loss {row['loss']:.4f}{metric}"
         self.logger.info("%s (%.1f s)", line, row["seconds"])
-        self._write_csv(row, fresh=progress.pop("fresh", False))
+        self._write_csv(row | further, fresh=progress.pop("fresh", False))
         self._write_tensorboard(row)
 
     def _write_csv(self, row: dict[str, Any], fresh: bool) -> None:
@@ -86,9 +88,12 @@ class EpochLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of ``training.csv``: member, stage, epoch, loss, metric (nan where none was measured), seconds; empty without a file."""
+    """Rows of ``training.csv``: member, stage, epoch, loss, metric, seconds and the validator's further metrics by their names.
+
+    Numbers that were not measured are nan; without a file there are no rows.
+    """
     if not Path(path).is_file():
         return []
-    kinds = {"member": int, "stage": str, "epoch": int, "loss": float, "metric": float, "seconds": float}
+    kinds: dict[str, Any] = {"member": int, "stage": str, "epoch": int}
     with open(path, newline="", encoding="utf-8") as file:
-        return [{key: kind(row[key]) for key, kind in kinds.items()} for row in csv.DictReader(file)]
+        return [{key: kinds.get(key, float)(text or "nan") for key, text in row.items()} for row in csv.DictReader(file)]

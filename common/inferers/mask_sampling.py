@@ -158,8 +158,9 @@ class MaskSamplingInferer(Inferer):
     def _ensemble(self, image: torch.Tensor, network: Callable[..., torch.Tensor], case: str | None) -> torch.Tensor:
         name = case if case is not None else image.cpu().numpy().tobytes()
         shape, moments, kept = image.shape[1:], RunningMoments(), []
-        coordinates = self.frame.coordinates(shape).to(image.device)[None] if self.coordinates else None
-        padded = self.frame.embed(image)[None]
+        window = self.frame.window(image, whole=not self.conditional)  # where images are made, theirs says nothing of the brain
+        coordinates = self.frame.coordinates(window).to(image.device)[None] if self.coordinates else None
+        padded = self.frame.embed(image, window)[None]
         x = padded.new_zeros(1, self.channels, *padded.shape[2:])
         seen = network_input(padded if self.conditional else None, coordinates, x)
         del padded, coordinates, x
@@ -167,8 +168,8 @@ class MaskSamplingInferer(Inferer):
         count = self.samples * len(self.scheduler.timesteps)
         with tqdm(total=count, desc="Sampling", leave=False, disable=None if self.progress else True) as bar:
             for index in range(self.samples):
-                sample = self.frame.restore(self._sample(seen, network, case_seed(name, index, self.seed), bar)[0], shape)
-                sample = (sample + 1) / 2 if self.signed else sample
+                sample = self._sample(seen, network, case_seed(name, index, self.seed), bar)[0]
+                sample = self.frame.restore((sample + 1) / 2 if self.signed else sample, window, shape)
                 moments.add(sample)
                 kept += [sample] if self.keep_samples else []
         return torch.cat([moments.mean, moments.variance, *kept])

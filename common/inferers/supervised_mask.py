@@ -70,8 +70,9 @@ class SupervisedMaskInferer(Inferer):
 
     def _volume(self, image: torch.Tensor, network: Callable[..., torch.Tensor]) -> torch.Tensor:
         shape = image.shape[1:]
-        coordinates = self.frame.coordinates(shape).to(image.device)[None] if self.coordinates else None
-        seen = network_input(self.frame.embed(image)[None], coordinates)
+        window = self.frame.window(image)
+        coordinates = self.frame.coordinates(window).to(image.device)[None] if self.coordinates else None
+        seen = network_input(self.frame.embed(image, window)[None], coordinates)
         logits = network(seen) if self.sliding_window is None else self.sliding_window(seen, network)
-        probability = self.frame.restore(torch.sigmoid(torch.as_tensor(logits).float())[0], shape)
+        probability = self.frame.restore(torch.sigmoid(torch.as_tensor(logits).float())[0], window, shape)
         return torch.cat([probability, probability * (1 - probability)])

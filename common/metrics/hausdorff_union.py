@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.metrics import CumulativeIterationMetric
 from numpy.typing import NDArray
 
 from common.errors import UserError
@@ -81,8 +84,37 @@ def hd95_mm(truth: NDArray[Any], prediction: NDArray[Any], spacing_mm: Sequence[
     return float(np.percentile(both, 95))
 
 
+class HD95Metric(CumulativeIterationMetric):
+    """``hd95_mm`` of the union of all channels, for an ``IgniteMetricHandler``: the mean over the cases.
+
+    The spacing is that of the truth, 1 mm where it is no ``MetaTensor``.
+
+    Args:
+        definition: see ``hd95_mm``.
+    """
+
+    def __init__(self, definition: str = "union") -> None:
+        super().__init__()
+        self.definition = definition
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        """HD95 in mm, ``(B, 1)``, of masks ``(B, K, X, Y, Z)``, 0 or 1."""
+        if y is None:
+            raise UserError("HD95 needs a truth beside the prediction; got none.")
+        spacing = [float(edge) for edge in y.pixdim[:3]] if isinstance(y, MetaTensor) else [1.0] * 3
+        masks = [np.asarray(torch.as_tensor(masks).cpu()).any(axis=1) for masks in (y, y_pred)]
+        found = [hd95_mm(truth, prediction, spacing, self.definition) for truth, prediction in zip(*masks, strict=True)]
+        return torch.tensor(found)[:, None]
+
+    def aggregate(self) -> torch.Tensor:
+        """Mean over the cases, mm."""
+        values = self.get_buffer()
+        if not isinstance(values, torch.Tensor):
+            raise UserError("HD95 was asked for before any case was measured.")
+        return values.mean()
+
+
 def _by_monai(truth: Mask, prediction: Mask, spacing_mm: tuple[float, float, float]) -> float:
-    import torch
     from monai.metrics import compute_hausdorff_distance
 
     a, b = (torch.from_numpy(np.ascontiguousarray(mask))[None, None].float() for mask in (prediction, truth))

@@ -75,5 +75,6 @@ class PercentileRanged(MapTransform):
                     scaled[channel] = percentile_range(sequence, self.lower, self.upper)
                 except UserError as error:
                     raise UserError(f"case {data.get('id', '?')}, channel {channel} of {key!r}: {error}") from error
-            result[key] = MetaTensor(scaled, meta=image.meta) if isinstance(image, MetaTensor) else scaled
+            is_meta = isinstance(image, MetaTensor)
+            result[key] = MetaTensor(scaled, meta=image.meta, applied_operations=image.applied_operations) if is_meta else scaled
         return result

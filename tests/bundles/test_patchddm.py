@@ -19,7 +19,7 @@ from tests.bundles.in_process import SCHEMA, configs_of, differing, messages, ne
 
 CONFIGS = configs_of("patchddm")
 # what smoke.json trains and samples; inference.json is told by hand
-SMALL_NET = {"padded_size": 32, "base_channels": 4, "multipliers": [1, 2], "blocks_per_level": 1}
+SMALL_NET = {"padded_size": 32, "patch_size": 16, "base_channels": 4, "multipliers": [1, 2], "blocks_per_level": 1}
 SMALL = {**SMALL_NET, "steps": 3, "samples": 2}
 SMALL_VARIANT: dict[str, dict[str, Any]] = {
     "variant_supervised.json": {"supervised_width": 0.05, "patch_size": 32},
@@ -27,7 +27,7 @@ SMALL_VARIANT: dict[str, dict[str, Any]] = {
     "variant_flow.json": {"val_steps": 2, "steps": 3},
     "variant_dpm_solver.json": {"steps": 3},
 }
-SAMPLERS = ("variant_ancestral.json", "variant_dpm_solver.json")  # for weights of the plain training
+SAMPLERS = ("variant_ancestral.json", "variant_dpm_solver.json", "variant_sliding_window.json")  # for weights of the plain training
 VARIANTS = sorted(path.name for path in CONFIGS.glob("variant_*.json") if path.name not in (*SAMPLERS, "variant_threshold.json"))
 make_workflow = partial(workflow_of, "patchddm")
 
@@ -289,6 +289,13 @@ def test_variants_are_evaluated_with_the_same_overlays(variant: str, trained_pat
     assert ("enhancing_dice" in rows[0]) == (variant == "variant_multi_class.json")
 
 
+def test_weights_of_the_supervised_reference_make_masks_of_new_cases(trained_patchddm: Any, scans: Path, tmp_path: Path) -> None:
+    small = SMALL_VARIANT["variant_supervised.json"]
+    train_small(trained_patchddm, tmp_path, "variant_supervised.json", **small)
+    infer(trained_patchddm, scans, tmp_path / "made", "supervised.json", ckpt_dir=str(tmp_path / "models"), **small)
+    assert nibabel.load(tmp_path / "made" / "plain_tumour.nii.gz").shape == nibabel.load(next(scans.glob("plain_t1.nii*"))).shape
+
+
 def test_images_are_made_from_noise_by_weights_that_learned_them(trained_patchddm: Any, scans: Path, tmp_path: Path) -> None:
     train_small(trained_patchddm, tmp_path, "variant_generation.json")
     infer(trained_patchddm, scans, tmp_path / "made", "generate.json", ckpt_dir=str(tmp_path / "models"), samples=1)
@@ -309,6 +316,10 @@ class KilledError(Exception):
     """Stands for a kill inside the test's own process."""
 
 
+def trained_seconds(folder: Path) -> float:
+    return float(torch.load(folder / "models" / "checkpoint_last.pt", weights_only=True)["train_seconds"])
+
+
 def test_a_killed_training_goes_on_to_the_same_weights_with_average_and_time(trained_patchddm: Any, tmp_path: Path) -> None:
     def kill(engine: Any) -> None:
         raise KilledError
@@ -323,9 +334,12 @@ def test_a_killed_training_goes_on_to_the_same_weights_with_average_and_time(tra
     trainer.add_event_handler(Events.EPOCH_STARTED(once=2), kill)
     with pytest.raises(Exception):  # noqa: B017 - MONAI wraps it
         workflow.run()
+    first = trained_seconds(folder)
     resumed = train_small(trained_patchddm, folder, resume=True, **settings)
     assert differing(whole, resumed) == []
-    assert [row["epoch"] for row in read_csv(folder / "eval" / "training.csv")] == ["1", "2"]
+    rows = read_csv(folder / "eval" / "training.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2"] and all(float(row["val_hd95_mm"]) >= 0 for row in rows)
+    assert 0 < first < trained_seconds(folder), "the time goes on where it stopped"
 
 
 def test_a_used_up_time_ends_the_training_with_a_model(trained_patchddm: Any, tmp_path: Path) -> None:

@@ -44,6 +44,13 @@ def test_metric_of_the_validator_is_logged_in_the_epoch_it_ran(tmp_path):
     assert [row["metric"] for row in rows] == [pytest.approx(math.nan, nan_ok=True), 0.75, pytest.approx(math.nan, nan_ok=True)]
 
 
+def test_further_metrics_of_the_validator_are_columns_of_their_own(tmp_path):
+    metrics = {"val_mean_dice": 0.75, "val_hd95_mm": 12.5}
+    validator = SimpleNamespace(state=SimpleNamespace(epoch=2, key_metric_name="val_mean_dice", metrics=metrics))
+    rows = run(tmp_path, [1.0], epochs=2, validator=validator)
+    assert math.isnan(rows[0]["val_hd95_mm"]) and (rows[1]["metric"], rows[1]["val_hd95_mm"]) == (0.75, 12.5)
+
+
 def test_every_epoch_has_its_line_in_the_log(tmp_path, caplog):
     validator = SimpleNamespace(state=SimpleNamespace(epoch=1, key_metric_name="val_mean_dice", metrics={"val_mean_dice": 0.75}))
     with caplog.at_level(logging.INFO, logger="brain_bundles"):

@@ -92,8 +92,8 @@ def test_the_network_sees_the_padded_volume_and_the_coordinates_of_the_cube():
     image = a_volume()
     frame = VolumeFrame(8, 4)
     sampler(frame=frame, steps=2)(image, network)
-    assert torch.equal(seen[0][0, :4], 2 * frame.embed(image[0]) - 1)
-    assert torch.equal(seen[0][0, 4:7], frame.coordinates(SHAPE))
+    assert torch.equal(seen[0][0, :4], 2 * frame.embed(image[0], frame.window(image[0])) - 1)
+    assert torch.equal(seen[0][0, 4:7], frame.coordinates(frame.window(image[0])))
     assert not torch.equal(seen[0][0, 7], seen[1][0, 7]), "x_t goes on"
     assert torch.equal(seen[0][0, :7], seen[1][0, :7])
 

@@ -4,13 +4,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
+from monai.data import MetaTensor
 from monai.metrics import compute_hausdorff_distance
 from scipy.spatial.distance import cdist
 
 from common.errors import UserError
-from common.metrics.hausdorff_union import border, hd95_mm
+from common.metrics.hausdorff_union import HD95Metric, border, hd95_mm
 
 SPACING = (1.0, 2.0, 0.5)
 SHAPE = (6, 5, 4)
@@ -104,3 +106,16 @@ def test_mistakes_are_told():
         hd95_mm(mask, mask, (1, 1))
     with pytest.raises(UserError, match="got shape"):
         hd95_mm(mask, mask[:1], SPACING)
+
+
+def test_the_metric_of_an_engine_is_the_mean_over_the_cases_on_the_grid_of_the_truth():
+    rng = np.random.default_rng(0)
+    pairs = rng.random((2, 2, 2, *SHAPE)) > 0.8  # cases, (truth, prediction), channels
+    affine = torch.diag(torch.tensor([*SPACING, 1.0], dtype=torch.float64))
+    metric = HD95Metric()
+    metric([torch.from_numpy(pair[1]).float() for pair in pairs], [MetaTensor(pair[0].astype(np.float32), affine=affine) for pair in pairs])
+    by_hand = [hd95_mm(pair[0].any(axis=0), pair[1].any(axis=0), SPACING) for pair in pairs]
+    assert float(metric.aggregate()) == pytest.approx(np.mean(by_hand))
+    plain = HD95Metric()
+    plain(*(torch.from_numpy(pairs[:1, side]).float() for side in (1, 0)))
+    assert float(plain.aggregate()) == pytest.approx(hd95_mm(*pairs[0].any(axis=1), (1, 1, 1)))

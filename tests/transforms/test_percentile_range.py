@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import ScaleIntensityRangePercentiles
+from monai.transforms import Orientationd, ScaleIntensityRangePercentiles
 
 from common.errors import UserError
 from common.transforms.percentile_range import PercentileRanged, percentile_range
@@ -54,6 +54,12 @@ def test_every_channel_has_its_own_percentiles_and_the_case_stays_as_it_was():
     for channel in range(2):
         assert torch.equal(scaled["image"].as_tensor()[channel], percentile_range(image[channel]))
     assert torch.equal(scaled["image"].affine, grid) and scaled["image"].meta["filename_or_obj"] == "a.nii" and scaled["label"] == 1
+
+
+def test_what_was_done_to_an_image_before_can_still_be_undone():
+    turned = Orientationd("image", axcodes="LPS", labels=None)({"image": MetaTensor(a_brain()[None])})
+    scaled = PercentileRanged("image")(turned)["image"]
+    assert scaled.applied_operations == turned["image"].applied_operations != []
 
 
 def test_negative_voxels_belong_to_the_brain():
