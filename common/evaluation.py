@@ -79,7 +79,7 @@ def trained_on_note(cases: Sequence[Mapping[str, Any]], ckpt_dir: str | None) ->
     seen = sum(mark in trained_on for mark in fingerprints(cases)) if trained_on else 0
     if not seen:
         return []
-    note = f"{seen} of {len(cases)} cases were trained on: the numbers are too good. Give what parted the cases in training: seed and, where there are some, folds and fold."
+    note = f"{seen} of {len(cases)} cases were trained on: the numbers are too good. Give the seed (and folds, fold) of the training."
     logger.warning("%s", note)
     return [note]
 

@@ -128,9 +128,9 @@ def _measure(label: str, truth: Any, prediction: Path, inside: Any, union: bool)
 
     predicted = read_volume(prediction)
     check_same_grid(truth, predicted, label, prediction)
-    masks = [voxels > 0 if union else voxels for voxels in (truth[0], predicted[0])]
+    true, found = (voxels > 0 if union else voxels for voxels in (truth[0], predicted[0]))
     try:
-        return measure_case(*masks, inside, spacing_mm_of(truth[1]))
+        return measure_case(true, found, inside, spacing_mm_of(truth[1]))
     except UserError as error:
         raise UserError(f"{prediction} against {label}: {error}") from error
 

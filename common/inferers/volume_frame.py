@@ -1,6 +1,6 @@
 """A volume inside the cube of the training: padded or cut for the network, with the coordinates of the cube, and put back.
 
-MONAI's ``DivisiblePad`` and ``CropForeground`` know nothing of the cube that the coordinates span, and work before the data reach the device.
+MONAI's ``DivisiblePad`` and ``CropForeground`` know nothing of the cube that the coordinates span.
 """
 
 from __future__ import annotations
