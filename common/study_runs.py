@@ -21,7 +21,7 @@ from common.errors import UserError
 Start = Callable[[Sequence[str], Path], int]
 """Runs a command, its output to a log file; gives the exit code."""
 
-KEYS = {"_desc_", "bundle", "overlays", "rows"}
+KEYS = {"_desc_", "bundle", "overlays", "test_cohort", "rows"}
 ROW_KEYS = {"_desc_", "name", "overlays", "overrides", "evaluate_only", "weights_of"}
 
 
@@ -44,11 +44,12 @@ class Row(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A study file, read: the bundle's folder of configs and the rows in order."""
+    """A study file, read: the bundle's folder of configs, the rows in order, and what makes every evaluation one of another cohort."""
 
     bundle: str
     configs: str
     rows: list[Row]
+    test_cohort: dict[str, Any]
 
 
 class Job(NamedTuple):
@@ -71,7 +72,8 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     ``{"_desc_", "bundle": "position_regression", "overlays": ["quick.json"], "rows": [{"name": "ppr_m4", "overlays": [...], "overrides":
     {"width": 4}}, {"name": "threshold", "evaluate_only": true, "weights_of": "ppr_m4", "overlays": ["variant_threshold.json"]}]}``.
     An overlay is a file of the bundle's ``configs/`` or lies beside the study file. A row that only evaluates begins with the overlays and
-    overrides of the row whose weights it takes, which stands above it.
+    overrides of the row whose weights it takes, which stands above it. ``"test_cohort": {"evaluate_on": "all", "simulated::seed": 1001}``
+    beside the rows holds values of all evaluations, but of no training, where no data set is given.
 
     Args:
         path: JSON file.
@@ -95,7 +97,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     for entry in found["rows"]:
         row = _read_row(entry, shared, configs, path, rows)
         rows[row.name] = row
-    return Study(found["bundle"], configs, list(rows.values()))
+    return Study(found["bundle"], configs, list(rows.values()), dict(found.get("test_cohort", {})))
 
 
 def _check_keys(found: Mapping[str, Any], known: set[str], where: str) -> None:
@@ -146,15 +148,16 @@ def plan_row(study: Study, row: Row, dataset_dir: str | None = None) -> tuple[Jo
     from monai.bundle import ConfigParser
 
     train, evaluate = (os.path.join(study.configs, name) for name in ("train.json", "evaluate.json"))
-    values = row.overrides | ({} if dataset_dir is None else {"dataset_dir": dataset_dir})
+    given = row.overrides | ({} if dataset_dir is None else {"dataset_dir": dataset_dir})
+    measured = given if dataset_dir is not None else study.test_cohort | given
     jobs = []
-    for files in ([train, *row.overlays, *row.own], [train, *row.overlays, evaluate, *row.own]):
+    for values, files in ((given, [train, *row.overlays, *row.own]), (measured, [train, *row.overlays, evaluate, *row.own])):
         merged = ConfigParser.load_config_files(files)
         parser = ConfigParser(dict(merged))
         text = json.dumps(_without_words([__version__, merged, values]), sort_keys=True)
         jobs.append(Job(files, values, hashlib.sha256(text.encode()).hexdigest()[:16]))
     # the last parser is that of the evaluation, which knows all ids
-    if odd := [key for key in row.overrides if key not in parser]:
+    if odd := [key for key in measured if key not in parser]:
         raise UserError(f"row {row.name}: overrides name {', '.join(odd)}, which the configs do not have: {', '.join(jobs[1].files)}.")
     return (None if row.weights_of is not None else jobs[0]), jobs[1]
 
@@ -174,8 +177,8 @@ def start_process(command: Sequence[str], log: Path) -> int:
 def run_study(study_file: str, output: str, dataset_dir: str | None = None, start: Start = start_process) -> list[str]:
     """Train and evaluate every row that is not done yet, then compare all rows that are.
 
-    Each row has a folder ``<output>/<name>`` with ``models/``, ``eval/``, ``overrides.json``, ``train.log``, ``evaluate.log`` and
-    ``done.json``, by which it is recognised when its configs are the same the next time. Data set, cohort and prepared volumes are shared.
+    Each row has a folder ``<output>/<name>`` with ``models/``, ``eval/``, log and overrides of both commands, and ``done.json``, by which
+    it is recognised when its configs are the same the next time. Data set, cohort and prepared volumes are shared.
 
     Args:
         study_file: see :func:`read_study`.
@@ -244,7 +247,6 @@ def run_row(row: Row, train: Job | None, evaluate: Job, root: Path, start: Start
     if found == wanted and (results / "summary.json").is_file():
         print("  done before", flush=True)
         return None
-    write_text(folder / "overrides.json", json.dumps(evaluate.values, indent=4) + "\n")
     jobs = {"train": train, "evaluate": evaluate}
     if train is None or (found.get("weights") == weights and (models / "model.pt").is_file()):
         del jobs["train"]
@@ -253,8 +255,9 @@ def run_row(row: Row, train: Job | None, evaluate: Job, root: Path, start: Start
     for kind, job in jobs.items():
         assert job is not None
         log = folder / f"{kind}.log"
+        overrides = write_text(folder / f"{kind}_overrides.json", json.dumps(job.values, indent=4) + "\n")
         print(f"  {kind}, {log}", flush=True)
-        code = start(job.command(models, results, folder / "overrides.json"), log)
+        code = start(job.command(models, results, overrides), log)
         missing = [path for path in ([models / "model.pt"] if kind == "train" else [results / "summary.json"]) if not path.is_file()]
         if code or missing:
             return f"{kind} ended with exit code {code}" + (f" without {missing[0]}" if missing and not code else "") + _end_of(log)

@@ -95,8 +95,9 @@ def test_every_row_trains_and_evaluates_and_ends_in_one_table(tmp_path: Path, go
     runner = Runner()
     assert go(runner) == ["ppr_m2", "ae", "rule"]
     assert runner.started == [("ppr_m2", "train"), ("ppr_m2", "evaluate"), ("ae", "train"), ("ae", "evaluate"), ("rule", "evaluate")]
-    assert runner.files["ae", "train"] == ["train.json", "quick.json", "variant_autoencoder.json", "overrides.json"]
-    assert runner.files["ae", "evaluate"] == ["train.json", "quick.json", "evaluate.json", "variant_autoencoder.json", "overrides.json"]
+    assert runner.files["ae", "train"] == ["train.json", "quick.json", "variant_autoencoder.json", "train_overrides.json"]
+    expected = ["train.json", "quick.json", "evaluate.json", "variant_autoencoder.json", "evaluate_overrides.json"]
+    assert runner.files["ae", "evaluate"] == expected
     with (tmp_path / "out" / "table.csv").open(encoding="utf-8") as stream:
         assert list(dict.fromkeys(row["run"] for row in csv.DictReader(stream))) == ["ppr_m2", "ae", "rule"]
     assert (tmp_path / "out" / "roc.png").is_file()
@@ -104,9 +105,20 @@ def test_every_row_trains_and_evaluates_and_ends_in_one_table(tmp_path: Path, go
 
 def test_a_row_that_only_evaluates_begins_with_the_settings_of_its_weights(tmp_path: Path, go: Callable, compared: list) -> None:
     go(Runner(), dataset_dir=str(tmp_path))
-    values = json.loads((tmp_path / "out" / "rule" / "overrides.json").read_text())
+    values = json.loads((tmp_path / "out" / "rule" / "evaluate_overrides.json").read_text())
     assert values == {"width": 2, "maps": ["error"], "dataset_dir": str(tmp_path)}
     assert not (tmp_path / "out" / "rule" / "models").exists()
+
+
+def test_evaluations_may_have_a_cohort_of_their_own_but_not_beside_a_data_set(tmp_path: Path, compared: list) -> None:
+    cohort = {"evaluate_on": "all", "simulated::seed": 1001}
+    for folder, options in (("own", {}), ("given", {"dataset_dir": str(tmp_path)})):
+        study_runs.run_study(write_study(tmp_path, ROWS[:1], test_cohort=cohort), str(tmp_path / folder), start=Runner(), **options)
+    files = {kind: tmp_path / "own" / "ppr_m2" / f"{kind}_overrides.json" for kind in ("train", "evaluate")}
+    values = {kind: json.loads(path.read_text()) for kind, path in files.items()}
+    assert values["evaluate"] == {**cohort, **values["train"]} and not set(cohort) & set(values["train"])
+    given = json.loads((tmp_path / "given" / "ppr_m2" / "evaluate_overrides.json").read_text())
+    assert not set(cohort) & set(given)
 
 
 def test_what_is_done_is_skipped_and_what_changed_is_done_again(tmp_path: Path, go: Callable, compared: list) -> None:
