@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.data.cases import Case, finish_cases, parse_age, some, volume_stem, volume_suffix
+from common.data.scan_facts import EMPTY, bare_id, read_tsv, scan_facts
 from common.errors import UserError
 
 LABELS = ("label-lesion_mask", "label-lesion_dseg", "desc-lesion_mask", "lesion", "dseg")
 """Ends of label files, the first that is there wins."""
+BRAINS = ("desc-brain_mask", "label-brain_mask", "desc-drawem_space-T2w_brainmask", "desc-bet_space-T2w_brainmask")
+"""Ends of masks of the brain, likewise."""
 
 Key = tuple[str, str]
 """Subject (``sub-...``) and session (``ses-...`` or empty)."""
@@ -23,6 +25,7 @@ def read_bids(
     inputs: Sequence[str] | Mapping[str, str],
     labels: Sequence[str] = LABELS,
     labelled: bool = False,
+    facts: Sequence[str] = (),
 ) -> list[Case]:
     """Cases of a BIDS tree, one per subject and session that has any of the inputs.
 
@@ -34,9 +37,12 @@ def read_bids(
         inputs: name of each input, in the method's channel order, to the end of its files; a plain list takes the names as ends.
         labels: ends of label files, by preference.
         labelled: whether every case must have a label.
+        facts: what else to take: ``brain`` (a file whose end is one of ``BRAINS``), and columns of ``participants.tsv`` and
+            ``sub-*_sessions.tsv`` such as ``head_circumference_cm``; see ``common.data.scan_facts``.
 
     Returns:
-        Cases sorted by id, ``sub-01`` or ``sub-01_ses-02``, with the age of ``participants.tsv``.
+        Cases sorted by id, ``sub-01`` or ``sub-01_ses-02``, with the age of ``sub-*_sessions.tsv`` (``age`` or ``scan_age``) or, where that
+        has none, of ``participants.tsv``.
 
     Raises:
         UserError: no file fits, an input is missing, or several files fit one input.
@@ -65,13 +71,14 @@ def read_bids(
                     f"{folder}: {name} has no {kind} file: expected {name}_..._{end}.nii.gz in {subject}/ or in derivatives/*/."
                 )
             case["image"].append(path)
-        found = (_find(trees, (subject, session), end, name) for end in labels)
-        label = next((path for path in found if path is not None), None)
-        if label is not None:
-            case["label"] = label
+        for kind, choices in (("label", labels), ("brain", BRAINS if "brain" in facts else ())):
+            found = (_find(trees, (subject, session), end, name) for end in choices)
+            path = next((path for path in found if path is not None), None)
+            if path is not None:
+                case[kind] = path
         if subject in ages:
             case["age"] = ages[subject]
-        cases.append(case)
+        cases.append(case | read_session(folder, subject, session, [fact for fact in facts if fact != "brain"]))
     return finish_cases(cases, folder, labelled)
 
 
@@ -81,17 +88,35 @@ def read_ages(root: Path) -> dict[str, float]:
     Raises:
         UserError: an age that is not a number.
     """
-    file = root / "participants.tsv"
-    if not file.is_file():
-        return {}
-    ages = {}
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        for number, row in enumerate(csv.DictReader(stream, delimiter="\t"), start=2):
-            age, subject = (row.get("age") or "").strip(), (row.get("participant_id") or "").strip()
-            if subject and age.lower() not in ("", "n/a", "nan"):
-                # ages over 89 are written "89+" in public data sets
-                ages[subject if subject.startswith("sub-") else f"sub-{subject}"] = parse_age(age.rstrip("+"), f"{file}: line {number}")
+    file, ages = root / "participants.tsv", {}
+    for number, row in read_tsv(file):
+        age, subject = row.get("age", ""), row.get("participant_id", "")
+        if subject and age.lower() not in EMPTY:
+            # ages over 89 are written "89+" in public data sets
+            ages[f"sub-{bare_id(subject, 'sub-')}"] = parse_age(age.rstrip("+"), f"{file}: line {number}")
     return ages
+
+
+def read_session(root: Path, subject: str, session: str, facts: Sequence[str] = ()) -> Case:
+    """Age and facts of one scan from ``participants.tsv`` and, winning over it, ``<subject>/<subject>_sessions.tsv``; empty without them.
+
+    Raises:
+        UserError: a number that is none.
+    """
+    result: Case = {}
+    for file, column, prefix, name in (
+        (root / "participants.tsv", "participant_id", "sub-", subject),
+        (root / subject / f"{subject}_sessions.tsv", "session_id", "ses-", session),
+    ):
+        for number, row in read_tsv(file) if facts or prefix == "ses-" else []:
+            if bare_id(row.get(column, ""), prefix) != bare_id(name, prefix):
+                continue
+            where = f"{file}: line {number}"
+            result |= scan_facts(row, facts, root, where)
+            age = next((row[key] for key in ("age", "scan_age") if row.get(key, "").lower() not in EMPTY), None)
+            if prefix == "ses-" and age is not None:
+                result["age"] = parse_age(age.rstrip("+"), where)
+    return result
 
 
 def _index(tree: Path) -> dict[Key, list[Path]]:

@@ -43,19 +43,19 @@ def check_dataset(layout: str, dataset_dir: str | os.PathLike[str], inputs: Sequ
     except UserError as error:
         yield Finding("error", str(error))
         return
-    yield from _check_counts(cases, "findings" if known.findings else "label")
+    yield from _check_counts(cases, "findings" if known.findings else None if known.facts else "label")
     yield from _check_volumes(cases, names, known)
 
 
-def _check_counts(cases: Sequence[Case], truth: str) -> Iterator[Finding]:
-    """Cases, subjects, labels (or findings), ages and folds."""
+def _check_counts(cases: Sequence[Case], truth: str | None) -> Iterator[Finding]:
+    """Cases, subjects, labels (or findings; None where a case needs neither), ages and folds."""
     subjects = {case["subject"] for case in cases}
     yield Finding("ok" if cases else "error", f"{len(cases)} complete cases of {len(subjects)} subjects")
-    bare = [case["id"] for case in cases if truth not in case]
+    bare = [case["id"] for case in cases if truth is not None and truth not in case]
     if bare:
         what = "a label (fine for inference, not for training)" if truth == "label" else f"{truth} (fine for inference, not for evaluation)"
         yield Finding("note", f"{len(bare)} cases without {what}: {some(bare)}")
-    for key in ("age", "fold", "healthy"):
+    for key in ("age", "fold", "healthy", "brain"):
         present = sum(key in case for case in cases)
         if 0 < present < len(cases):
             level = "error" if key == "fold" else "note"
@@ -86,7 +86,7 @@ def _check_volumes(cases: Sequence[Case], inputs: Sequence[str], layout: Layout)
         low, high = np.min(spacings, axis=0), np.max(spacings, axis=0)
         sizes = some((" x ".join(map(str, shape)) + f" ({count})" for shape, count in shapes.most_common()), 4)
         yield Finding("ok", f"grids: {sizes}; spacing {_triple(low)} to {_triple(high)} mm")
-    labels = "" if layout.findings else f"; {empty} labels are empty"
+    labels = "" if layout.findings or layout.facts else f"; {empty} labels are empty"
     yield Finding("error" if broken else "ok", f"{len(cases) - broken} of {len(cases)} complete cases can be used{labels}")
 
 

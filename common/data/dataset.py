@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.data import bonbid, brats, cq500
+from common.data import bonbid, brats, cq500, dhcp
 from common.data.cases import (
     VOLUME_SUFFIXES,
     Case,
@@ -43,6 +43,8 @@ class Layout:
         look: reads one case for the check; gives shape, spacing in mm, and what is odd, in words. None reads it with ``LoadCased``.
         manifest: gives a table of what was chosen from a tree, which the check writes; None where nothing is chosen.
         findings: names of what readers found in a case; where there are any, they stand in for the label.
+        facts: what else of a case tables, BIDS trees and datalists are asked for (``common.data.scan_facts``); where there are any, a case
+            without a label is complete.
     """
 
     tree: str
@@ -53,6 +55,7 @@ class Layout:
     look: Callable[[Case], tuple[tuple[int, ...], tuple[float, ...], list[str]]] | None = None
     manifest: Callable[[Path], list[dict[str, Any]]] | None = None
     findings: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -68,6 +71,7 @@ LAYOUTS: dict[str, Layout] = {
         manifest=cq500.selection_manifest,
         findings=tuple(cq500.FINDINGS),
     ),
+    "dhcp": Layout(dhcp.TREE, dhcp.is_dhcp, dhcp.read_dhcp, ("t2w",), dhcp.check_dhcp, look=dhcp.look_at, facts=("brain", *dhcp.FACTS)),
 }
 
 
@@ -143,26 +147,28 @@ def find_cases(
     form = detect_form(path, layout)
     if form == "layout":
         return get_layout(str(layout)).read(path, labelled=labelled)
-    findings = get_layout(layout).findings if layout is not None else ()
+    findings, facts = (get_layout(layout).findings, get_layout(layout).facts) if layout is not None else ((), ())
     if findings:
         return _with_findings(_read_form(form, path, inputs, False, findings), path, findings, labelled)
-    return _read_form(form, path, inputs, labelled)
+    return _read_form(form, path, inputs, labelled, facts=facts)
 
 
-def _read_form(form: str, path: Path, inputs: Sequence[str], labelled: bool, findings: Sequence[str] = ()) -> list[Case]:
+def _read_form(
+    form: str, path: Path, inputs: Sequence[str], labelled: bool, findings: Sequence[str] = (), facts: Sequence[str] = ()
+) -> list[Case]:
     """Cases of any form but a public layout."""
     if form == "datalist":
         from common.data.decathlon import read_datalist
 
-        return read_datalist(path, labelled=labelled)
+        return read_datalist(path, labelled=labelled, facts=facts)
     if form == "table":
         from common.data.table import read_table
 
-        return read_table(path, inputs=inputs, labelled=labelled, findings=findings)
+        return read_table(path, inputs=inputs, labelled=labelled, findings=findings, facts=facts)
     if form == "bids":
         from common.data.bids import read_bids
 
-        return read_bids(path, inputs=inputs, labelled=labelled)
+        return read_bids(path, inputs=inputs, labelled=labelled, facts=facts)
     return read_volumes(path, inputs, labelled=labelled)
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.data.cases import Case, existing, finish_cases, parse_age, parse_fold, subject_of, volume_stem
+from common.data.scan_facts import scan_facts
 from common.errors import UserError
 
 SECTIONS = ("training", "validation", "test", "testing")
 
 
-def read_datalist(path: str | os.PathLike[str], labelled: bool = False) -> list[Case]:
+def read_datalist(path: str | os.PathLike[str], labelled: bool = False, facts: Sequence[str] = ()) -> list[Case]:
     """Cases of a datalist JSON: ``{"training": [{"image": ..., "label": ...}, ...], "validation": [...], "test": [...]}``.
 
     ``image`` is one path or a list with one per input; an item may also be a bare path. ``id``, ``subject``, ``fold``, ``age``,
@@ -24,6 +26,7 @@ def read_datalist(path: str | os.PathLike[str], labelled: bool = False) -> list[
     Args:
         path: the JSON file, or the folder that holds ``dataset.json``; relative paths start at the JSON's folder.
         labelled: True reads training and validation (test only where both are empty) and demands labels; False reads every list.
+        facts: what else of an item is kept, such as ``brain`` (a path) and ``head_circumference_cm``; see ``common.data.scan_facts``.
 
     Returns:
         Cases sorted by id.
@@ -41,7 +44,7 @@ def read_datalist(path: str | os.PathLike[str], labelled: bool = False) -> list[
     chosen = [name for name in ("training", "validation") if name in lists] if labelled else []
     cases: list[Case] = []
     for name in chosen or lists:
-        cases += [_case(item, file, f"{file}: {name}[{number}]") for number, item in enumerate(lists[name])]
+        cases += [_case(item, file, f"{file}: {name}[{number}]", facts) for number, item in enumerate(lists[name])]
         if "validation" in lists and name in ("training", "validation") and not _has_folds(lists):
             for case in cases[-len(lists[name]) :]:
                 case["fold"] = 0 if name == "validation" else 1
@@ -65,7 +68,7 @@ def _has_folds(lists: dict[str, list[Any]]) -> bool:
     return any(isinstance(item, dict) and "fold" in item for items in lists.values() for item in items)
 
 
-def _case(item: Any, file: Path, where: str) -> Case:
+def _case(item: Any, file: Path, where: str, facts: Sequence[str] = ()) -> Case:
     """One item with absolute paths; ``id`` and ``subject`` only where it names them."""
     item = {"image": item} if isinstance(item, str) else item
     image = item.get("image") if isinstance(item, dict) else None
@@ -92,7 +95,7 @@ def _case(item: Any, file: Path, where: str) -> Case:
         case["fold"] = parse_fold(item["fold"], where)
     if item.get("age") is not None:
         case["age"] = parse_age(item["age"], where)
-    return case
+    return case | scan_facts(item, facts, file.parent, where)
 
 
 def _name_cases(cases: list[Case], folder: Path) -> None:

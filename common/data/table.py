@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.data.cases import Case, existing, finish_cases, parse_age, parse_fold, some
+from common.data.scan_facts import EMPTY, scan_facts
 from common.errors import UserError
 
-EMPTY = ("", "n/a", "na", "nan", "none")
 
-
-def read_table(path: str | os.PathLike[str], inputs: Sequence[str], labelled: bool = False, findings: Sequence[str] = ()) -> list[Case]:
+def read_table(
+    path: str | os.PathLike[str], inputs: Sequence[str], labelled: bool = False, findings: Sequence[str] = (), facts: Sequence[str] = ()
+) -> list[Case]:
     """Cases of a table with the columns ``subject``, optional ``session``, one per input (or ``image``, a file that holds all inputs),
     and optional ``label``, ``age``, ``fold``. Other columns are ignored; capitals do not matter.
 
@@ -24,6 +25,8 @@ def read_table(path: str | os.PathLike[str], inputs: Sequence[str], labelled: bo
         labelled: whether every case must have a label.
         findings: names of optional columns with what readers found, 0 or 1; where there are any, also ``healthy``. A case is healthy where
             that column says so, and without it where all findings are known and 0.
+        facts: what else to take from optional columns, such as ``brain`` (a file; the column may be called ``mask``) and
+            ``head_circumference_cm`` (or ``head_circumference``); see ``common.data.scan_facts``.
 
     Returns:
         Cases sorted by id, ``<subject>`` or ``<subject>_<session>``.
@@ -41,7 +44,11 @@ def read_table(path: str | os.PathLike[str], inputs: Sequence[str], labelled: bo
             f"{file}: no column {some(missing)}; found {some(header, 20)}. Expected subject, session (optional), {', '.join(inputs)}"
             " (or image: a 4D file that holds them all), label, age and fold (optional)."
         )
-    cases = [_case(row, needed[1:], whole, file, number) | _findings(row, findings, f"{file}: line {number}") for number, row in rows]
+    cases = []
+    for number, row in rows:
+        where = f"{file}: line {number}"
+        cases.append(_case(row, needed[1:], whole, file, number) | _findings(row, findings, where))
+        cases[-1] |= scan_facts(row, facts, file.parent, where)
     return finish_cases(cases, file, labelled)
 
 

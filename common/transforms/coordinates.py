@@ -1,4 +1,4 @@
-"""Coordinate channels for a crop only; MONAI's ``AddCoordinateChannelsd`` runs from -0.5 to 0.5 over what it is given, a patch included."""
+"""Coordinates of crops and of single voxels; MONAI's ``AddCoordinateChannelsd`` runs over all of what it is given, a patch included."""
 
 from __future__ import annotations
 
@@ -35,6 +35,29 @@ def coordinate_channels(shape: Sequence[int], start: Sequence[int], sides: Seque
         raise UserError(f"crop: got start {tuple(start)} and sides {tuple(sides)}; expected a box inside the padded volume {tuple(shape)}.")
     axes = [torch.linspace(-1, 1, int(size))[int(a) : int(a) + int(n)] for size, a, n in zip(shape, start, sides, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def voxel_coordinates(index: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+    r"""Coordinates of single voxels for a coordinate network, the longest axis of the grid from -1/2 to 1/2, all axes in one unit.
+
+    .. math:: c_i(v) = \frac{v_i - N_i / 2}{\max_j N_j}
+
+    Args:
+        index: voxel indices :math:`v`, ``(..., D)``, integer, each in [0, N).
+        grid: sides :math:`N` of the grid, D numbers >= 1, voxels.
+
+    Returns:
+        ``(..., D)`` float32 in [-1/2, 1/2), on the device of ``index``.
+
+    Raises:
+        UserError: the indices have another number of axes than the grid.
+
+    Source: Bieder et al., PRIME-MICCAI 2024; the formula is that of the released code (methods/neonatal_inr.md, section 3).
+    """
+    if index.shape[-1] != len(grid):
+        raise UserError(f"index: got {index.shape[-1]} numbers per voxel for the grid {tuple(grid)}; expected {len(grid)}.")
+    sides = torch.tensor([float(side) for side in grid], device=index.device)
+    return (index - sides / 2) / max(grid)
 
 
 class AddCoordinatesd(MapTransform):

@@ -4,7 +4,7 @@ from monai.data import MetaTensor
 from monai.transforms import AddCoordinateChannelsd
 
 from common.errors import UserError
-from common.transforms.coordinates import AddCoordinatesd, coordinate_channels
+from common.transforms.coordinates import AddCoordinatesd, coordinate_channels, voxel_coordinates
 from common.transforms.position_crops import lattice
 
 SHAPE = (9, 6, 11)
@@ -72,3 +72,29 @@ def test_a_crop_that_hangs_over_is_refused(start, sides):
 def test_one_key_cannot_take_the_channels_of_two_images():
     with pytest.raises(UserError, match="coordinates_key: got 'coordinates' for 2 images"):
         AddCoordinatesd(("image", "other"))
+
+
+# ------------------------------------------------------------------------------------------------------- single voxels
+
+
+def test_voxel_coordinates_by_hand():
+    # sides 4, 6, 8: (i - n / 2) / 8
+    index = torch.tensor([[0, 0, 0], [2, 3, 4], [3, 5, 7]])
+    expected = torch.tensor([[-0.25, -0.375, -0.5], [0, 0, 0], [0.125, 0.25, 0.375]])
+    got = voxel_coordinates(index, (4, 6, 8))
+    assert got.dtype == torch.float32 and torch.equal(got, expected)
+    assert torch.equal(voxel_coordinates(index[:, 1:], (6, 8)), expected[:, 1:]), "the axes in a slice keep their unit"
+
+
+def test_one_voxel_is_one_step_along_every_axis():
+    whole = torch.stack(torch.meshgrid(*(torch.arange(n) for n in SHAPE), indexing="ij"), dim=-1)
+    points = voxel_coordinates(whole, SHAPE)
+    assert points.shape == (*SHAPE, 3) and points.min() == -0.5 and points.max() < 0.5
+    for axis in range(3):
+        step = points.narrow(axis, 1, SHAPE[axis] - 1) - points.narrow(axis, 0, SHAPE[axis] - 1)
+        assert torch.allclose(step[..., axis], torch.tensor(1 / max(SHAPE)), atol=1e-6)
+
+
+def test_an_index_of_other_dimension_than_the_grid_is_refused():
+    with pytest.raises(UserError, match=r"index: got 2 numbers per voxel for the grid \(9, 6, 11\); expected 3"):
+        voxel_coordinates(torch.zeros(5, 2, dtype=torch.long), SHAPE)

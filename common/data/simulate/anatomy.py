@@ -26,7 +26,8 @@ Array = NDArray[np.float32]
 TISSUES = ("grey", "white", "csf", "brain")
 _FILES = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 _PAD = 2  # voxels of 1 mm added around the maps
-_NODE_MM = 8.0  # spacing of the lattice that carries a random smooth field, in template mm
+LATTICE_MM = 8.0
+"""Spacing of the lattice that carries a random smooth field, template mm."""
 _LOW, _HIGH = np.array([-80.0, -116.0, -80.0]), np.array([80.0, 84.0, 92.0])  # the box around the brain, template mm
 
 
@@ -126,15 +127,15 @@ class SmoothField:
             amplitude: root mean square of the field, in the field's unit.
             channels: independent fields (3 for a displacement).
         """
-        shape = tuple(int(n) for n in np.ceil((_HIGH - _LOW) / _NODE_MM) + 1)
+        shape = tuple(int(n) for n in np.ceil((_HIGH - _LOW) / LATTICE_MM) + 1)
         noise = rng.standard_normal((channels, *shape))
-        smooth = np.stack([gaussian_filter(n, length_mm / _NODE_MM, mode="wrap") for n in noise])
+        smooth = np.stack([gaussian_filter(n, length_mm / LATTICE_MM, mode="wrap") for n in noise])
         smooth *= amplitude / np.sqrt(np.mean(smooth**2, axis=(1, 2, 3), keepdims=True))
         return SmoothField(torch.from_numpy(smooth.astype(np.float32)))
 
     def at(self, points: Array) -> Array:
         """Sample the field at template positions ``(..., 3)``, mm; returns ``(C, ...)``."""
-        return sample_volume(self.lattice, points, _LOW, _NODE_MM)
+        return sample_volume(self.lattice, points, _LOW, LATTICE_MM)
 
 
 def sample_volume(volume: torch.Tensor, points: Array, first_mm: NDArray[np.float64], step_mm: float) -> Array:

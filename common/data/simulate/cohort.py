@@ -17,6 +17,7 @@ GENERATORS = {
     "bonbid": "common.data.simulate.bonbid:simulate_bonbid",
     "brats": "common.data.simulate.brats:simulate_brats",
     "cq500": "common.data.simulate.cq500:simulate_cq500",
+    "dhcp": "common.data.simulate.dhcp:simulate_dhcp",
 }
 """Layout -> ``module:function``. The function takes ``out_dir`` first; its module holds ``GENERATOR_VERSION``."""
 
