@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,3 +75,17 @@ def predict_pairs(
         ages = [fit.age_weeks, float(item["target"]["age"])]
         own, other = inferer.predict(fit, network, ages, image.shape[1:]).cpu()
         yield item, {"reconstruction": own[None], "prediction": other[None], **known}
+
+
+def baseline_pairs(items: Iterable[Item], baseline: Callable[[Item], torch.Tensor]) -> Iterator[tuple[Item, dict[str, Any]]]:
+    """Predict pairs by a baseline alone, in the network's place.
+
+    Args:
+        items: of :func:`prepared_pairs`.
+        baseline: from an item to an image ``(1, *grid)`` at the target's age.
+
+    Yields:
+        (item, result); result has ``prediction``.
+    """
+    for item in tqdm(items, desc="Pairs", disable=None):
+        yield item, {"prediction": baseline(item)}

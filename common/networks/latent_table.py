@@ -88,6 +88,23 @@ class LatentTable(nn.Module):
         """Set all latents to zero, where the paper starts."""
         nn.init.zeros_(self.weight)
 
+    def hold(self, identities: Sequence[str], ages: Sequence[float] | None = None) -> None:
+        """Make the table that of these identities, all latents zero, as if it had been built with them; weights loaded later keep to them.
+
+        Args:
+            identities: names, each once, without ``#global``.
+            ages: of every identity in the network's unit, or None.
+
+        Raises:
+            UserError: as at construction.
+        """
+        names = [GLOBAL, *identities]
+        _check(names, ages)
+        self._resize(names)
+        if ages is not None:
+            self.identity_ages[1:] = torch.tensor(list(ages), dtype=torch.float32)
+        self.adopts = False
+
     def rows(self, names: Sequence[str]) -> torch.Tensor:
         """Rows of some names, ``(len(names),)`` int64, on the CPU.
 
