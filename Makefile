@@ -20,6 +20,8 @@ RULE_position_regression := variant_threshold.json
 COHORT_position_regression := --simulated::healthy 30
 RULE_patchddm := variant_threshold.json
 COHORT_patchddm := --simulated::subjects 20
+RULE_neonatal_inr := variant_neighbours.json
+COHORT_neonatal_inr := --simulated::subjects 30
 # a cohort that no setting was chosen on; seeds 1-99 are for choosing settings
 TEST_SEED ?= 1001
 

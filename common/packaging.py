@@ -14,9 +14,10 @@ from typing import Any
 from common import __version__
 from common.atomic import write_atomic, write_text
 from common.errors import UserError
+from common.growth_weights import REFERENCE, public_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
-WEIGHTS = ("model.pt", "weights.json")
+WEIGHTS = ("model.pt", "weights.json", REFERENCE)
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Date of every file in an archive, so that the same content gives the same bytes."""
 
@@ -29,7 +30,7 @@ def bundle_names(root: Path = ROOT) -> list[str]:
 def bundle_files(name: str, root: Path = ROOT) -> Iterator[tuple[str, Path]]:
     """Files of a bundle's archive as (name inside, file): configs, docs, licence, and this package without caches.
 
-    Weights are packed where there are any; data, results and resume files never.
+    Weights are packed where there are any, latents of children taken out; data, results and resume files never.
     """
     bundle = root / "bundles" / name
     for folder in ("configs", "docs"):
@@ -70,7 +71,8 @@ def build_archive(name: str, output_dir: str | Path = "dist", root: Path = ROOT)
     """
     if name not in bundle_names(root):
         raise UserError(f"There is no bundle '{name}' in {root / 'bundles'}; expected one of {bundle_names(root)}.")
-    contents = [(inside, path.read_bytes()) for inside, path in bundle_files(name, root)]
+    files = bundle_files(name, root)
+    contents = [(inside, public_bytes(path) if path.suffix == ".pt" else path.read_bytes()) for inside, path in files]
     vendored = {inside: hashlib.sha256(data).hexdigest() for inside, data in contents if inside.startswith(f"{name}/common/")}
     record = {"version": __version__, "commit": commit_of(root), "sha256": vendored}
     contents.append((f"{name}/common/VENDORED.json", (json.dumps(record, indent=2) + "\n").encode()))

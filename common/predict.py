@@ -35,7 +35,7 @@ def data_overrides(config: Mapping[str, Any], source: str | None, named: Mapping
     """Config values for the data: a data set's path, or one case whose inputs were named.
 
     Args:
-        config: the bundle's inference config; its ``inputs`` are the names in channel order.
+        config: the bundle's inference config; its ``inputs`` are the names in channel order, its ``facts`` what else may be named.
         source: data set in any form of ``common.data.dataset.find_cases``, a folder of files, or one file; None with named inputs.
         named: input name -> file, all inputs or none; of a bundle with one input also a folder with one DICOM series, or a file of it.
 
@@ -50,7 +50,8 @@ def data_overrides(config: Mapping[str, Any], source: str | None, named: Mapping
         raise UserError(f"give either INPUT and OUTPUT, or {' '.join(f'--{name} PATH' for name in inputs)} and OUTPUT.")
     if source is not None:
         return {"dataset_dir": _existing(source, "INPUT")}
-    if set(named) != set(inputs):
+    facts = {name: named[name] for name in config.get("facts", []) if name in named}
+    if set(named) - set(facts) != set(inputs):
         got, needed = (" ".join(f"--{name}" for name in names) for names in (named, inputs))
         raise UserError(f"got {got}, expected {needed}: all inputs of a case must be given together.")
     from common.data.cases import volume_stem, volume_suffix
@@ -59,7 +60,14 @@ def data_overrides(config: Mapping[str, Any], source: str | None, named: Mapping
     if len(files) == 1 and not volume_suffix(files[0]):
         return {"cases": [_one_series(files[0], f"--{inputs[0]}")]}
     stem = volume_stem(files[0])
-    return {"cases": [{"id": stem, "subject": stem, "image": files}]}
+    return {"cases": [{"id": stem, "subject": stem, "image": files} | _facts(facts)]}
+
+
+def _facts(named: Mapping[str, str]) -> dict[str, Any]:
+    """What else is told of a case: an age in weeks, else a file."""
+    from common.data.cases import parse_age
+
+    return {name: parse_age(text, "--age") if name == "age" else _existing(text, f"--{name}") for name, text in named.items()}
 
 
 def _one_series(path: str, argument: str) -> dict[str, Any]:
@@ -249,8 +257,11 @@ def _arguments(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace
     line = list(sys.argv[1:] if arguments is None else arguments)
     bundle = line[0] if line and not line[0].startswith("-") else None
     group = parser.add_argument_group("named inputs", "one case, a path per input, in place of INPUT; the names are the bundle's")
-    for name in read_config(bundle).get("inputs", []) if bundle is not None else []:
+    config = read_config(bundle) if bundle is not None else {}
+    for name in config.get("inputs", []):
         group.add_argument(f"--{name}", metavar="PATH", dest=f"input_{name}")
+    for name in config.get("facts", []):
+        group.add_argument(f"--{name}", metavar="WEEKS" if name == "age" else "PATH", dest=f"input_{name}")
     return parser.parse_intermixed_args(line)
 
 

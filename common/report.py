@@ -35,8 +35,22 @@ _NAMES = {
     "adc": "ADC",
     "brier": "Brier",
     "2mm": "2 mm",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "mae": "MAE",
 }
-_UNITS = {"percent": "%", "mm": "mm", "ml": "ml", "s": "s", "mm2": "mm²", "mm3": "mm³", "weeks": "weeks", "years": "years"}
+_UNITS = {
+    "percent": "%",
+    "mm": "mm",
+    "ml": "ml",
+    "s": "s",
+    "mm2": "mm²",
+    "mm3": "mm³",
+    "weeks": "weeks",
+    "years": "years",
+    "cm": "cm",
+    "db": "dB",
+}
 
 
 def write_report(

@@ -91,6 +91,12 @@ def trained_patchddm(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
     return train_at_smoke_size("patchddm", "MICCAI_BraTS2020_TrainingData", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def trained_inr(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
+    """Neonatal INR at smoke size on its simulated cohort, likewise; tests may only add to its cache of prepared scans."""
+    return train_at_smoke_size("neonatal_inr", "rel3_dhcp_anat_pipeline", tmp_path_factory)
+
+
 @pytest.fixture(autouse=True)
 def _own_excepthook() -> Iterator[None]:
     """``common.require`` installs an excepthook for command lines; tests get theirs back."""

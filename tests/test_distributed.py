@@ -68,3 +68,12 @@ def test_two_processes_regress_positions_with_the_same_weights_and_one_calibrate
     assert [row["epoch"] for row in read_log(tmp_path / "eval" / "training.csv")] == [1], "only one process writes"
     model = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert (model["calibration_sd"] > 0).all() and float(model["network.affine1.weight"].double().sum()) == float(sums[0])
+
+
+@pytest.mark.slow
+def test_two_processes_learn_one_table_of_latents(trained_inr: Any, tmp_path: Path) -> None:
+    places = ["--dataset_dir", str(trained_inr.dataset_dir), "--cache_dir", str(tmp_path / "prepared")]
+    run_two("neonatal_inr", tmp_path, 29518, *places, "--validate_share", "0.34", "--val_cases", "2")  # a child for each process
+    assert [row["epoch"] for row in read_log(tmp_path / "eval" / "training.csv")] == [1, 2], "only one process writes"
+    latents = torch.load(tmp_path / "models" / "model.pt", weights_only=True)["latents.weight"]
+    assert len(latents) > 3 and bool(latents[1:].any()) and bool(latents.isfinite().all())

@@ -219,3 +219,12 @@ def test_a_process_leaves_its_output_and_its_exit_code(tmp_path: Path) -> None:
     log = tmp_path / "new" / "a.log"
     assert study_runs.start_process([sys.executable, "-c", "import sys; print('said'); sys.exit(4)"], log) == 4
     assert log.read_text() == "said\n"
+
+
+@pytest.mark.parametrize(
+    ("summary", "module"),
+    [({"metrics": {}}, "common.mask_study"), ({"pairs": 2, "images": {}}, "common.growth_study"), ({}, "common.anomaly_study")],
+)
+def test_evaluations_are_compared_by_what_was_measured(summary: dict[str, Any], module: str, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    assert study_runs.comparison_of(tmp_path).__module__ == module

@@ -6,7 +6,7 @@ Neither MONAI nor torch has a damped least-squares solver.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,8 @@ from common.inferers.voxel_error import Linearised, VoxelError, frozen
 from common.inferers.voxel_sampling import foreground_gaps, sample_voxels
 from common.networks.wire_inr import WireINR
 
+AGE_RANGE = (20.0, 50.0)
+"""Weeks."""
 DAMPING_RANGE = (1e-9, 1e6)
 PSNR_GAIN = 0.01
 """dB; a smaller gain on the check sample counts as none."""
@@ -133,12 +135,20 @@ class LevenbergMarquardt:
         fit_age: the age is one more unknown.
         damping: the first one.
         bound: see :func:`fit_lm`.
+        age_range: see :func:`fit_lm`.
     """
 
     def __init__(
-        self, sample: VoxelError, latent: torch.Tensor, age_weeks: float, fit_age: bool, damping: float, bound: float | None
+        self,
+        sample: VoxelError,
+        latent: torch.Tensor,
+        age_weeks: float,
+        fit_age: bool,
+        damping: float,
+        bound: float | None,
+        age_range: Sequence[float] = AGE_RANGE,
     ) -> None:
-        self.sample, self.fit_age, self.damping, self.bound = sample, fit_age, damping, bound
+        self.sample, self.fit_age, self.damping, self.bound, self.age_range = sample, fit_age, damping, bound, age_range
         self.tries, self.growth = 0, 2.0
         self.there: Linearised | None = None
         self._take(latent, age_weeks, sample.linearise(latent, age_weeks))
@@ -188,7 +198,10 @@ class LevenbergMarquardt:
     def _moved(self, change: torch.Tensor) -> tuple[torch.Tensor, float]:
         latent = self.latent + change[: len(self.latent)]
         latent = latent if self.bound is None else latent.clamp(-self.bound, self.bound)
-        return latent, self.age_weeks + (float(change[-1]) * self.sample.age_scale if self.fit_age else 0.0)
+        if not self.fit_age:
+            return latent, self.age_weeks
+        low, high = self.age_range
+        return latent, min(max(self.age_weeks + float(change[-1]) * self.sample.age_scale, low), high)
 
     def _take(self, latent: torch.Tensor, age_weeks: float, there: Linearised) -> None:
         self.latent, self.age_weeks, self.error = latent, age_weeks, there.error
@@ -210,6 +223,7 @@ def fit_lm(
     start: torch.Tensor | None = None,
     fit_age: bool = False,
     bound: float | None = None,
+    age_range: Sequence[float] = AGE_RANGE,
     age_scale: float = 100.0,
     seed: int = 0,
 ) -> Fit:
@@ -230,6 +244,7 @@ def fit_lm(
         start: first latent, ``(L,)``; None is 0.
         fit_age: the age is one more unknown.
         bound: no number of the latent goes beyond it (the table's rows keep within 1); None lets them.
+        age_range: a fitted age stays between these, weeks; the network knows nothing of others.
         age_scale: weeks that are t = 1.
         seed: of the draws; the same seed gives the same fit.
 
@@ -241,7 +256,7 @@ def fit_lm(
     begin, scan = time.perf_counter(), FitScan(inr, image, brain, foreground, age_scale, seed)
     unseen, sample, worse = scan.draw(check), scan.draw(voxels), 0
     with frozen(inr):
-        search = LevenbergMarquardt(sample, scan.start(start), float(age_weeks), fit_age, damping, bound)
+        search = LevenbergMarquardt(sample, scan.start(start), float(age_weeks), fit_age, damping, bound, age_range)
         history = [FitStep(time.perf_counter() - begin, search.error, search.latent, search.age_weeks)]
         checks = [unseen.psnr(search.latent, search.age_weeks)]
         while search.tries < iterations and worse < patience and not search.stuck:

@@ -14,6 +14,8 @@ from common.inferers.brain_at_age import LatentFitInferer
 from common.networks.brain_inr import BrainINR
 
 Item = dict[str, Any]
+Baseline = Callable[[Item], torch.Tensor]
+"""From an item to an image ``(1, *grid)`` at the target's age."""
 
 
 def prepared_pairs(
@@ -47,24 +49,32 @@ def prepared_pairs(
 
 
 def predict_pairs(
-    items: Iterable[Item], network: BrainINR, inferer: LatentFitInferer, estimate_ages: bool = True, progress: bool = True
+    items: Iterable[Item],
+    network: BrainINR,
+    inferer: LatentFitInferer | Baseline,
+    estimate_ages: bool = True,
+    progress: bool = True,
 ) -> Iterator[tuple[Item, dict[str, Any]]]:
     """Fit each input scan once, and predict it at its own age and at the target's.
 
     Args:
         items: of :func:`prepared_pairs`; pairs of one input follow each other, or it is fitted again.
         network: the trained network.
-        inferer: how scans are fitted.
+        inferer: how scans are fitted; or a baseline in the network's place.
         estimate_ages: fit the age of each input too, as if it were not known; by method "lm" only, else there are no estimates.
         progress: show a bar.
 
     Yields:
         (item, result); result has ``prediction`` and ``reconstruction``, ``(1, *grid)`` float32 in [0, 1] on the CPU, ``fit_psnr_db`` (on
-        voxels that were not fitted to), ``fit_seconds``, and with estimates ``age_estimate_weeks``.
+        voxels that were not fitted to), ``fit_seconds``, and with estimates ``age_estimate_weeks``. Of a baseline ``prediction`` alone.
     """
+    items = tqdm(items, desc="Pairs", disable=None if progress else True)
+    if not isinstance(inferer, LatentFitInferer):
+        yield from ((item, {"prediction": inferer(item)}) for item in items)
+        return
     device = next(network.parameters()).device
     name, fit, known = None, None, dict[str, Any]()
-    for item in tqdm(items, desc="Pairs", disable=None if progress else True):
+    for item in items:
         scan = item["input"]
         image = torch.as_tensor(scan["image"]).as_subclass(torch.Tensor).to(device).float()
         if fit is None or scan["id"] != name:
@@ -77,15 +87,19 @@ def predict_pairs(
         yield item, {"reconstruction": own[None], "prediction": other[None], **known}
 
 
-def baseline_pairs(items: Iterable[Item], baseline: Callable[[Item], torch.Tensor]) -> Iterator[tuple[Item, dict[str, Any]]]:
-    """Predict pairs by a baseline alone, in the network's place.
+def method_name(fit: LatentFitInferer | str) -> str:
+    """Name of what predicts, in tables: "inr", that of another inferer, or that of a baseline."""
+    return fit if isinstance(fit, str) else getattr(fit, "table_name", "inr")
 
-    Args:
-        items: of :func:`prepared_pairs`.
-        baseline: from an item to an image ``(1, *grid)`` at the target's age.
 
-    Yields:
-        (item, result); result has ``prediction``.
+def method_called(fit: LatentFitInferer | str, baselines: Mapping[str, Baseline]) -> LatentFitInferer | Baseline:
+    """What predicts: the inferer given, or the baseline of this name.
+
+    Raises:
+        UserError: no such baseline.
     """
-    for item in tqdm(items, desc="Pairs", disable=None):
-        yield item, {"prediction": baseline(item)}
+    if not isinstance(fit, str):
+        return fit
+    if fit not in baselines:
+        raise UserError(f"fit: got '{fit}', expected an inferer or one of the baselines {', '.join(baselines)}.")
+    return baselines[fit]

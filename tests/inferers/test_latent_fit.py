@@ -89,6 +89,13 @@ def test_the_age_is_found_with_the_latent_when_it_is_asked_for():
     assert fit_lm(inr, image, AGE, voxels=400, check=400).check_psnr < 60
 
 
+def test_a_fitted_age_stays_between_the_ages_allowed():
+    inr = an_inr()
+    image = an_image(inr, a_latent())
+    fit = fit_lm(inr, image, AGE + 1, voxels=400, check=400, fit_age=True, age_range=(AGE + 1, AGE + 2))
+    assert all(AGE + 1 <= step.age_weeks <= AGE + 2 for step in fit.history)
+
+
 def test_adamw_reaches_what_levenberg_marquardt_reaches_in_many_more_passes():
     inr = an_inr()
     image = an_image(inr, a_latent())
