@@ -86,7 +86,8 @@ def test_inference_prepares_images_exactly_as_validation_does() -> None:
     train, inference = (json.loads((CONFIGS / name).read_text(encoding="utf-8")) for name in ("train.json", "inference.json"))
     during, after = train["validate"]["preprocessing"]["transforms"], inference["preprocessing"]["transforms"]
     assert during[1:] == after[1:]
-    assert {**during[0], "keys": ["image"], "label_values": None} == {**after[0], "label_values": None}
+    labels = ("label_values", "label_map")
+    assert {key: value for key, value in during[0].items() if key not in labels} == {**after[0], "keys": ["image", "label"]}
 
 
 # --- the user's command, run once -------------------------------------------------------------------------------
