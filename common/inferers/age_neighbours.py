@@ -52,7 +52,7 @@ def neighbour_weights(ages_weeks: ArrayLike, target_weeks: float, count: int = 1
     share = 1.0 if not below.size else 0.0
     if below.size and above.size:
         youngest, oldest = ages[below].mean(), ages[above].mean()
-        share = float((target_weeks - youngest) / (oldest - youngest))
+        share = float(np.clip((target_weeks - youngest) / (oldest - youngest), 0, 1))  # a mean of equal ages may round beyond them
     weights = np.zeros(ages.size)
     weights[below] = (1 - share) / max(below.size, 1)
     weights[above] = share / max(above.size, 1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import UserError
@@ -13,6 +13,7 @@ AGES = st.lists(st.floats(26, 45), min_size=1, max_size=12)
 
 
 @given(AGES, st.floats(24, 47), st.integers(1, 4))
+@example([27.0, *[26.457109721637188] * 3], 26.457109721637188, 3)
 def test_weights_are_a_mean_of_at_most_k_scans_on_each_side(ages, target, count):
     weights = neighbour_weights(ages, target, count)
     assert weights.sum() == pytest.approx(1) and (weights >= 0).all()
