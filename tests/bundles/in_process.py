@@ -48,6 +48,20 @@ def read_model(ckpt_dir: Path, name: str = "model.pt") -> dict[str, torch.Tensor
     return torch.load(ckpt_dir / name, map_location="cpu", weights_only=True)
 
 
+def train_bundle(bundle: str, trained: Any, folder: Path, *overlays: str, **overrides: Any) -> dict[str, torch.Tensor]:
+    """Train at smoke size in this process on the cohort and the prepared files of the subprocess; the weights."""
+    paths = trained.paths | {"ckpt_dir": str(folder / "models"), "output_dir": str(folder / "eval")}
+    run(workflow_of(bundle, "train.json", "smoke.json", *overlays, **paths | overrides))
+    return read_model(folder / "models")
+
+
+def evaluate_bundle(bundle: str, trained: Any, output: Path, *overlays: str, **overrides: Any) -> Path:
+    """Evaluate the weights of the subprocess, or those that the overrides name; the folder of results."""
+    paths = trained.paths | {"output_dir": str(output)}
+    run(workflow_of(bundle, "train.json", "smoke.json", "evaluate.json", *overlays, **paths | overrides))
+    return output
+
+
 def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
     """Names of the tensors that are not equal bit for bit; a NaN is equal to the same NaN."""
     assert a.keys() == b.keys()

@@ -22,7 +22,19 @@ from common.growth_weights import main as strip
 from common.networks.latent_table import FLIP, GLOBAL
 from common.packaging import ROOT, build_archive
 from common.predict import main as predict
-from tests.bundles.in_process import SCHEMA, configs_of, differing, messages, network_of_inference, read_csv, read_model, run, workflow_of
+from tests.bundles.in_process import (
+    SCHEMA,
+    configs_of,
+    differing,
+    evaluate_bundle,
+    messages,
+    network_of_inference,
+    read_csv,
+    read_model,
+    run,
+    train_bundle,
+    workflow_of,
+)
 
 CONFIGS = configs_of("neonatal_inr")
 # what smoke.json trains; inference.json is told by hand
@@ -41,19 +53,7 @@ SMALL_VARIANT: dict[str, dict[str, Any]] = {"variant_encoder.json": {"encoder_ep
 FITS = ("variant_adamw_fit.json", "variant_neighbours.json")  # for weights of the plain training
 VARIANTS = sorted(path.name for path in CONFIGS.glob("variant_*.json") if path.name not in (*FITS, "variant_2d.json"))
 make_workflow = partial(workflow_of, "neonatal_inr")
-
-
-def train_small(trained: Any, folder: Path, *overlays: str, **overrides: Any) -> dict[str, torch.Tensor]:
-    """Train in this process on the cohort and the prepared scans of the subprocess; the weights."""
-    paths = trained.paths | {"ckpt_dir": str(folder / "models"), "output_dir": str(folder / "eval")}
-    run(make_workflow("train.json", "smoke.json", *overlays, **paths | overrides))
-    return read_model(folder / "models")
-
-
-def evaluate(trained: Any, output: Path, *overlays: str, **overrides: Any) -> Path:
-    paths = trained.paths | {"output_dir": str(output)}
-    run(make_workflow("train.json", "smoke.json", "evaluate.json", *overlays, **paths | overrides))
-    return output
+train_small, evaluate = partial(train_bundle, "neonatal_inr"), partial(evaluate_bundle, "neonatal_inr")
 
 
 def infer(trained: Any, dataset_dir: Path, output: Path, *overlays: str, **overrides: Any) -> None:

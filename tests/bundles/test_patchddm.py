@@ -15,7 +15,19 @@ from ignite.engine import Events
 from monai.bundle import verify_metadata, verify_net_in_out
 
 from common.data.brats import SEQUENCES
-from tests.bundles.in_process import SCHEMA, configs_of, differing, messages, network_of_inference, read_csv, read_model, run, workflow_of
+from tests.bundles.in_process import (
+    SCHEMA,
+    configs_of,
+    differing,
+    evaluate_bundle,
+    messages,
+    network_of_inference,
+    read_csv,
+    read_model,
+    run,
+    train_bundle,
+    workflow_of,
+)
 
 CONFIGS = configs_of("patchddm")
 # what smoke.json trains and samples; inference.json is told by hand
@@ -30,19 +42,7 @@ SMALL_VARIANT: dict[str, dict[str, Any]] = {
 SAMPLERS = ("variant_ancestral.json", "variant_dpm_solver.json", "variant_sliding_window.json")  # for weights of the plain training
 VARIANTS = sorted(path.name for path in CONFIGS.glob("variant_*.json") if path.name not in (*SAMPLERS, "variant_threshold.json"))
 make_workflow = partial(workflow_of, "patchddm")
-
-
-def train_small(trained: Any, folder: Path, *overlays: str, **overrides: Any) -> dict[str, torch.Tensor]:
-    """Train in this process on the cohort and the prepared cases of the subprocess; the weights."""
-    paths = trained.paths | {"ckpt_dir": str(folder / "models"), "output_dir": str(folder / "eval")}
-    run(make_workflow("train.json", "smoke.json", *overlays, **paths | overrides))
-    return read_model(folder / "models")
-
-
-def evaluate(trained: Any, output: Path, *overlays: str, **overrides: Any) -> Path:
-    paths = trained.paths | {"output_dir": str(output)}
-    run(make_workflow("train.json", "smoke.json", "evaluate.json", *overlays, **paths | overrides))
-    return output
+train_small, evaluate = partial(train_bundle, "patchddm"), partial(evaluate_bundle, "patchddm")
 
 
 def infer(trained: Any, dataset_dir: Path, output: Path, *overlays: str, **overrides: Any) -> None:

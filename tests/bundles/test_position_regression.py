@@ -17,7 +17,19 @@ from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 
 from common.data.dataset import find_cases
 from common.data.head_ct import read_head_ct
-from tests.bundles.in_process import SCHEMA, configs_of, differing, messages, network_of_inference, read_csv, read_model, run, workflow_of
+from tests.bundles.in_process import (
+    SCHEMA,
+    configs_of,
+    differing,
+    evaluate_bundle,
+    messages,
+    network_of_inference,
+    read_csv,
+    read_model,
+    run,
+    train_bundle,
+    workflow_of,
+)
 
 CONFIGS = configs_of("position_regression")
 BUNDLE = CONFIGS.parent
@@ -33,13 +45,7 @@ make_workflow = partial(workflow_of, "position_regression")
 small_network = partial(network_of_inference, "position_regression", **SMALL_NET)
 VARIANTS = sorted(path.name for path in CONFIGS.glob("variant_*.json") if path.name != "variant_threshold.json")
 AUROC_TASKS = {"ICH, both hemispheres", "ICH, left hemisphere", "ICH, right hemisphere", "fracture, skull"}
-
-
-def train_small(trained: Any, folder: Path, *overlays: str, **overrides: Any) -> dict[str, torch.Tensor]:
-    """Train in this process on the cohort and the prepared heads of the subprocess; the weights."""
-    paths = trained.paths | {"ckpt_dir": str(folder / "models"), "output_dir": str(folder / "eval")}
-    run(make_workflow("train.json", "smoke.json", *overlays, **paths | overrides))
-    return read_model(folder / "models")
+train_small = partial(train_bundle, "position_regression")
 
 
 # --- before anything is trained ---------------------------------------------------------------------------------
@@ -157,9 +163,7 @@ def evaluate(trained: Any, output: Path, *overlays: str, **overrides: Any) -> Pa
     output.mkdir(exist_ok=True)
     for name in ("training.csv", "resources.json"):
         shutil.copy(trained.output_dir / name, output)
-    paths = trained.paths | {"output_dir": str(output)}
-    run(make_workflow("train.json", "smoke.json", "evaluate.json", *overlays, **paths | overrides))
-    return output
+    return evaluate_bundle("position_regression", trained, output, *overlays, **overrides)
 
 
 @pytest.fixture(scope="module")
