@@ -8,6 +8,8 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# one thread each: small tensors gain nothing from more, and several workers would fight for the cores
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 RUN := $(BIN)/python -m monai.bundle run --config_file
 BUNDLE ?= ladp
 CONFIGS := bundles/$(BUNDLE)/configs
@@ -48,10 +50,10 @@ demo: $(VENV)/.installed
 		--evaluate_on all $(COHORT_$(BUNDLE)) --simulated::seed $(TEST_SEED) --output_dir $(DEMO)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q --durations=10
+	$(TESTS) --durations=10
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q --durations=20 -m "slow or not slow"
+	$(TESTS) --durations=20 -m "slow or not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

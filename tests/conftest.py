@@ -97,6 +97,13 @@ def trained_inr(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
     return train_at_smoke_size("neonatal_inr", "rel3_dhcp_anat_pipeline", tmp_path_factory)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several workers share the tests, one trains a bundle for all that look at it, and a file's tests stay together."""
+    for item in items:
+        trained = [name for name in getattr(item, "fixturenames", ()) if name.startswith("trained_")]
+        item.add_marker(pytest.mark.xdist_group(trained[0] if trained else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def _own_excepthook() -> Iterator[None]:
     """``common.require`` installs an excepthook for command lines; tests get theirs back."""
