@@ -14,6 +14,7 @@ USAGE = """usage: brain-bundles COMMAND ...
 
   predict BUNDLE INPUT OUTPUT     results for new images, e.g. brain-bundles predict ladp scans/ results/
   check LAYOUT DIR                say what is in a data set and what is wrong with it
+  list DIR --modality ct ...      make a list of scans for pre-training, split by patient, duplicates left out
   simulate LAYOUT DIR             make a simulated cohort in the layout of a public data set
   study score ...                 score folders of predictions against the truth
   study run STUDY.json ...        train and evaluate every row of a study, to one table and its figures
@@ -30,6 +31,10 @@ def _predict(arguments: list[str]) -> int:
 
 def _check(arguments: list[str]) -> int:
     return importlib.import_module("common.data.__main__").main(["check", *arguments])
+
+
+def _list(arguments: list[str]) -> int:
+    return importlib.import_module("common.data.__main__").main(["list", *arguments])
 
 
 def _simulate(arguments: list[str]) -> int:
@@ -51,6 +56,7 @@ def _path(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
     "check": _check,
+    "list": _list,
     "simulate": _simulate,
     "study": _study,
     "path": _path,

@@ -1,4 +1,4 @@
-"""``python -m common.data check <layout> DIR`` and ``python -m common.data simulate <layout> DIR``."""
+"""``python -m common.data check <layout> DIR``, ``... simulate <layout> DIR`` and ``... list DIR --modality ct --output LIST.json``."""
 
 from __future__ import annotations
 
@@ -46,6 +46,41 @@ def simulate(layout: str, dataset_dir: str, **parameters: Any) -> None:
     print(f"Wrote {generator(Path(str(dataset_dir)).expanduser(), **parameters)} (SIMULATED: these are not patients)")
 
 
+def make_list(
+    dataset_dir: str,
+    modality: str | tuple[str, ...],
+    output: str,
+    validation: float = 0.05,
+    seed: int = 0,
+    against: str | tuple[str, ...] = (),
+    subject: str | None = None,
+    series: str | None = None,
+    min_slices: int | None = None,
+) -> None:
+    """Build a datalist for pre-training from a tree of scans, split by patient; duplicates are left out, each with a line that says why.
+
+    Args:
+        dataset_dir: tree of DICOM series (TCIA), .mhd (LUNA16), .nii.gz, .mha or .nrrd files, or a BraTS tree.
+        modality: ct, t1, t1ce, t2, flair or a name of your own; of a BraTS tree several, parted by commas.
+        output: the JSON file to write; it lists patients by the PatientID of their headers.
+        validation: share of the patients that validates.
+        seed: of the draw.
+        against: lists built before, parted by commas: what is in them is left out here, and their patients stay in their part.
+        subject: regular expression with one group that finds the patient in a path below the tree; by default PatientID or folder.
+        series: regular expression that description or path must fit, to choose one of several series; all by default.
+        min_slices: DICOM series of fewer slices are left out; 20 by default.
+    """
+    from common.data.dicom_series import MIN_SLICES
+    from common.data.list_builder import build_list, write_list
+
+    others = list(filter(None, against.split(","))) if isinstance(against, str) else against
+    fewest = MIN_SLICES if min_slices is None else min_slices
+    names = modality if isinstance(modality, str) else tuple(map(str, modality))
+    pattern = None if subject is None else str(subject)
+    content = build_list(str(dataset_dir), names, validation, seed, others, pattern, series, fewest)
+    print(f"Wrote {write_list(content, str(output))}")
+
+
 def _refuse_unknown(function: Any, parameters: dict[str, Any]) -> None:
     known = [name for name in inspect.signature(function).parameters if name != "out_dir"]
     unknown = sorted(set(parameters) - set(known))
@@ -66,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     import fire
 
-    commands: dict[str, Any] = {"check": check, "simulate": simulate}
+    commands: dict[str, Any] = {"check": check, "simulate": simulate, "list": make_list}
     try:
         fire.Fire(commands, command=arguments, name="python -m common.data")
     except UserError as error:

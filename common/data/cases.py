@@ -12,7 +12,8 @@ from common.errors import UserError
 
 Case = dict[str, Any]
 """``{"id": str, "subject": str, "image": [path per input] or path of a 4D file}`` and, where known, ``"label"``, ``"fold"``, ``"age"``,
-and of head CTs ``"findings"`` ({name: 0 or 1}), ``"reads"`` ({name: [0 or 1 per reader]}), ``"healthy"`` (bool), ``"truth"`` (path)."""
+``"modality"`` (a name in ``common.data.modalities``), ``"pathology"``, and of head CTs ``"findings"`` ({name: 0 or 1}), ``"reads"``
+({name: [0 or 1 per reader]}), ``"healthy"`` (bool), ``"truth"`` (path)."""
 
 
 class Finding(NamedTuple):

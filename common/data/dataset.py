@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.data import bonbid, brats, cq500, dhcp
+from common.data import bonbid, brats, btcv, cq500, dhcp, feta
 from common.data.cases import (
     VOLUME_SUFFIXES,
     Case,
@@ -61,6 +61,7 @@ class Layout:
 LAYOUTS: dict[str, Layout] = {
     "bonbid": Layout(bonbid.TREE, bonbid.is_bonbid, bonbid.read_bonbid, ("adc", "zadc"), bonbid.check_bonbid),
     "brats": Layout(brats.TREE, brats.is_brats, brats.read_brats, brats.SEQUENCES, brats.check_brats, look=brats.look_at),
+    "btcv": Layout(btcv.TREE, btcv.is_btcv, btcv.read_btcv, ("ct",), btcv.check_btcv, look=btcv.look_at),
     "cq500": Layout(
         cq500.TREE,
         cq500.is_cq500,
@@ -72,6 +73,7 @@ LAYOUTS: dict[str, Layout] = {
         findings=tuple(cq500.FINDINGS),
     ),
     "dhcp": Layout(dhcp.TREE, dhcp.is_dhcp, dhcp.read_dhcp, ("t2w",), dhcp.check_dhcp, look=dhcp.look_at, facts=("brain", *dhcp.FACTS)),
+    "feta": Layout(feta.TREE, feta.is_feta, feta.read_feta, ("t2w",), feta.check_feta, look=feta.look_at),
 }
 
 

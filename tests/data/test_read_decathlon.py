@@ -95,3 +95,30 @@ def test_missing_labels_and_broken_json_are_errors(tmp_path: Path, touch: Callab
     (tmp_path / "dataset.json").write_text('{"training": [')
     with pytest.raises(UserError, match=r"dataset\.json: not a JSON file"):
         read_datalist(tmp_path)
+
+
+def test_the_modality_is_the_entrys_the_lists_or_the_callers(tmp_path: Path, touch: Callable[..., None]) -> None:
+    touch("a.nii", "b.nii")
+    own = {"image": "a.nii", "modality": "t1"}
+    assert "modality" not in read_datalist(write(tmp_path, {"training": ["a.nii"]}))[0]
+    assert [c["modality"] for c in read_datalist(write(tmp_path, {"modality": "t2", "training": [own, "b.nii"]}))] == ["t1", "t2"]
+    assert [c["modality"] for c in read_datalist(write(tmp_path, {"training": ["a.nii", "b.nii"]}), modality="ct")] == ["ct", "ct"]
+    assert read_datalist(write(tmp_path, {"training": [own]}), modality="T1")[0]["modality"] == "T1"
+    with pytest.raises(UserError, match=r"dataset\.json: the modality of a is 't1' in the file, but the caller says 'ct'"):
+        read_datalist(write(tmp_path, {"training": [own]}), modality="ct")
+
+
+def test_the_decathlons_object_counts_where_it_names_one_built_in_modality(tmp_path: Path, touch: Callable[..., None]) -> None:
+    touch("a.nii")
+    found = {
+        names: read_datalist(write(tmp_path, {"modality": dict(enumerate(names)), "training": ["a.nii"]}))[0].get("modality")
+        for names in (("CT",), ("MRI",), ("FLAIR", "T1w"))
+    }
+    assert found == {("CT",): "ct", ("MRI",): None, ("FLAIR", "T1w"): None}
+    assert read_datalist(write(tmp_path, {"modality": {"0": "CT"}, "training": ["a.nii"]}), modality="us")[0]["modality"] == "us"
+
+
+def test_only_the_sections_asked_for_are_read(tmp_path: Path, touch: Callable[..., None]) -> None:
+    touch("a.nii", "b.nii", "c.nii")
+    path = write(tmp_path, {"training": ["a.nii"], "validation": ["b.nii"], "test": ["c.nii"]})
+    assert [case["id"] for case in read_datalist(path, sections=("training", "validation"))] == ["a", "b"]
