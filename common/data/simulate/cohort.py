@@ -16,8 +16,11 @@ from common.errors import UserError
 GENERATORS = {
     "bonbid": "common.data.simulate.bonbid:simulate_bonbid",
     "brats": "common.data.simulate.brats:simulate_brats",
+    "btcv": "common.data.simulate.btcv:simulate_btcv",
+    "contrasts": "common.data.simulate.contrasts:simulate_contrasts",
     "cq500": "common.data.simulate.cq500:simulate_cq500",
     "dhcp": "common.data.simulate.dhcp:simulate_dhcp",
+    "feta": "common.data.simulate.feta:simulate_feta",
 }
 """Layout -> ``module:function``. The function takes ``out_dir`` first; its module holds ``GENERATOR_VERSION``."""
 

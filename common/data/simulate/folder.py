@@ -25,6 +25,7 @@ def publish_cohort(
     subjects: int,
     write_subject: Callable[[Path, int], list[str]],
     what: str,
+    origin: str = "the ICBM152 template",
 ) -> Path:
     """Make a cohort in ``out_dir``, or find it there complete.
 
@@ -34,6 +35,7 @@ def publish_cohort(
         subjects: how many times to call ``write_subject``.
         write_subject: ``(folder, index)`` writes one subject below ``folder`` and returns the files' names relative to it.
         what: one line for the notice.
+        origin: what the subjects are computed from, for the notice.
 
     Returns:
         ``out_dir``.
@@ -52,7 +54,7 @@ def publish_cohort(
         files: list[str] = []
         for index in tqdm(range(subjects), desc="simulating", unit="subject", delay=5, disable=None):
             files += write_subject(building, index)
-        (building / NOTICE).write_text(_notice(parameters, what), encoding="utf-8")
+        (building / NOTICE).write_text(_notice(parameters, what, origin), encoding="utf-8")
         manifest = {"parameters": parameters, "package": __version__, "files": sorted([*files, NOTICE])}
         (building / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         building.chmod(0o755)  # mkdtemp makes it private
@@ -115,10 +117,10 @@ def _sweep(out_dir: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _notice(parameters: dict[str, Any], what: str) -> str:
+def _notice(parameters: dict[str, Any], what: str, origin: str) -> str:
     lines = [
         "SIMULATED DATA: THESE ARE NOT PATIENTS.",
-        f"What: {what}, computed from the ICBM152 template by Brain Bundles {__version__}.",
+        f"What: {what}, computed from {origin} by Brain Bundles {__version__}.",
         "For: trying and testing software. It shows that code works. It supports no clinical claim, ever,",
         "and no score on it says anything about a score on patients.",
         "",
