@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.errors import UserError
+from common.command_line import run_command
 from common.evaluated_runs import read_evaluations
 
 
@@ -156,14 +155,8 @@ def _as_text(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's mistake ends in its message on stderr and exit status 1."""
-    import fire
-
-    try:
-        fire.Fire(study, command=arguments, name="common.anomaly_study")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    """Run the command line."""
+    run_command(study, "common.anomaly_study", arguments)
 
 
 if __name__ == "__main__":

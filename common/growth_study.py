@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.command_line import run_command
 from common.errors import UserError
 from common.evaluated_runs import read_evaluations
 
@@ -188,14 +188,8 @@ def _mean_sd(row: Mapping[str, Any], name: str, digits: int) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's mistake ends in its message on stderr and exit status 1."""
-    import fire
-
-    try:
-        fire.Fire(study, command=arguments, name="common.growth_study")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    """Run the command line."""
+    run_command(study, "common.growth_study", arguments)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import shutil
-import sys
 from pathlib import Path
 
 from common.atomic import save_tensors, write_json
+from common.command_line import run_command
 from common.errors import UserError
 from common.weights import RECORD, read_record, read_weights
 
@@ -54,14 +54,8 @@ def strip(models_dir: str, public_dir: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's mistake ends in its message on stderr and exit status 1."""
-    import fire
-
-    try:
-        fire.Fire(strip, command=arguments, name="common.growth_weights")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    """Run the command line."""
+    run_command(strip, "common.growth_weights", arguments)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.errors import UserError
+from common.command_line import run_command
 from common.evaluated_runs import read_evaluations
 
 METRICS = ("dice", "hd95_mm", "detection_f1", "isolated_components", "mean_ece", "variance_ece", "variance_auroc")
@@ -126,14 +125,8 @@ def _number(value: Any) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's mistake ends in its message on stderr and exit status 1."""
-    import fire
-
-    try:
-        fire.Fire(study, command=arguments, name="common.mask_study")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    """Run the command line."""
+    run_command(study, "common.mask_study", arguments)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common import flag
+from common.command_line import run_command
 from common.errors import UserError
 
 
@@ -209,14 +209,8 @@ def _write(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's mistake ends in its message on stderr and exit status 1."""
-    import fire
-
-    try:
-        fire.Fire({"score": score, "run": run}, command=arguments, name="common.study")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    """Run the command line."""
+    run_command({"score": score, "run": run}, "common.study", arguments)
 
 
 if __name__ == "__main__":
