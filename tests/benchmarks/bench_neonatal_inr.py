@@ -1,85 +1,76 @@
-"""Time of a latent fit by Levenberg-Marquardt and by the paper's AdamW to equal PSNR, and of a training step against a plain one.
+"""Time of a latent fit by Levenberg-Marquardt and by the paper's AdamW to equal PSNR, and of a step against a plain one.
 
-Run ``python tests/benchmarks/bench_neonatal_inr.py [--quick] [--dims 2] [--weights FILE]``. Without weights a network is trained on the
-simulated cohort first (its quality is no claim; both fits use it). Fits are of unseen subjects, one after the other in one process, the
-order turning; PSNR is measured afterwards, outside the clock. The plain step is written from what is known of the released code: all
-coordinates and two permutations anew in each step, float64 images, the latent beside every voxel, two linear maps, dense AdamW.
+Run ``python tests/benchmarks/bench_neonatal_inr.py [--quick] [--dims 2] [--models DIR]``. Without a folder of weights the bundle is trained
+first, by the user's own command, with the paper's network on the simulated cohort (in 3D about half an hour). Fitted are unseen simulated
+children, one after the other in one process, the order turning; PSNR is measured afterwards, outside the clock. The plain step is written
+from what is known of the released code: all coordinates and two permutations anew in each step, float64 images, the latent beside every
+voxel, two linear maps, dense AdamW, weights that collect gradients in a fit too.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common.data.simulate.dhcp import simulate_scan, visits
-from common.inferers.latent_fit import Fit, fit_adamw, fit_lm
-from common.inferers.voxel_error import VoxelError, psnr_of
+from common.inferers.latent_fit import Fit, FitScan, fit_adamw, fit_lm
+from common.inferers.voxel_error import VoxelError, frozen, psnr_of
 from common.inferers.voxel_sampling import VoxelBank, VoxelSampling, foreground_gaps, identities, sample_voxels
 from common.networks.brain_inr import BrainINR
 from common.networks.lazy_rows import LazyRowAdamW
+from common.weights import load_weights, read_record
 
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "bundles" / "neonatal_inr" / "configs"
+PAPER_NETWORK = {"width": 128, "layers": 8, "latent_size": 128, "learning_rate": 1e-3}
+"""The bundle's quick size has a narrower one; the step size is smaller than its, as the network is wider."""
+COHORT = {"seed": 1003, "style": "main", "repeated": 0.0}
+"""Children on whom nothing was chosen."""
+FOREGROUND = 0.5  # share of the voxels inside the brain, in the training at quick size and in both fits
 TARGET_FIT, TARGET_STEP = 20.0, 2.0
 MARGIN_DB = 0.1
 """Both fits have to come this near to the lower of the two final PSNRs."""
-JUDGED = 40000  # voxels of the image on which the PSNR is measured
-IMAGES = 4  # per step of the training
-TRAIN_MM = 2.0  # the network knows places, not voxels, so it is fitted to finer scans too
+JUDGED = 60000  # voxels of the image on which the PSNR is measured
 ADAMW_STEPS = {2: 2000, 3: 1000}  # the paper's
 Scans = list[dict[str, Any]]
 
 
-def make_scans(subjects: Sequence[int], spacing_mm: float, dims: int) -> Scans:
-    """Prepared scans of the simulated cohort, without alignment; in 2D the axial slice at the brain's centre of mass."""
-    scans: Scans = []
-    for subject in subjects:
-        for visit in visits(subject, 0, "main", 0.3):
-            scan = simulate_scan(visit, 0, spacing_mm)
-            brain = scan.brain > 0
-            image = np.clip(scan.image / np.percentile(scan.image[brain], 99.9), 0, 1) * brain
-            if dims == 2:
-                middle = round(float(brain.nonzero()[2].mean()))
-                image, brain = image[..., middle], brain[..., middle]
-            child, session = visit.names
-            arrays = {"image": torch.from_numpy(image.astype(np.float32))[None], "brain": torch.from_numpy(brain)[None]}
-            scans.append({**arrays, "age": visit.age, "subject": child, "id": f"{child}_{session}"})
-    return scans
+def train(models: Path, dims: int, epochs: int) -> None:
+    """Train the bundle as a user does, with the paper's network."""
+    size = "quick.json" if dims == 2 else "quick_3d.json"
+    given = {**PAPER_NETWORK, "max_epochs": epochs, "ckpt_dir": models, "output_dir": models / "eval", "device": "cpu"}
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", f"['{CONFIGS / 'train.json'}','{CONFIGS / size}']"]
+    subprocess.run(command + [text for key, value in given.items() for text in (f"--{key}", str(value))], check=True, cwd=ROOT)
 
 
-def train(scans: Scans, dims: int, steps: int, voxels: int) -> BrainINR:
-    """The paper's network. Deviation: several images per step, and larger step sizes that fall to 0, the latents' most, since each of them
-    is seen a few dozen times here and 1000 times in the paper."""
-    torch.manual_seed(0)
-    bank, network = VoxelBank(scans), BrainINR(identities(scans), dims=dims)
-    prepare = VoxelSampling(bank, network.latents, ratio=1.0, max_voxels=voxels // IMAGES)
-    groups = network.parameter_groups()
-    groups[1]["lr"] = 1e-2
-    optimizer = LazyRowAdamW(groups, lr=1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    start, total = time.perf_counter(), 0.0
-    for number in range(steps):
-        points, values, rows, _ = prepare({"index": torch.randint(len(bank), (IMAGES,))})
-        optimizer.zero_grad()
-        loss = (network(points, *rows) - values).square().mean()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        total += float(loss.detach())
-        if (number + 1) % (steps // 5) == 0:
-            psnr = -10 * np.log10(total / (steps // 5))
-            print(f"  step {number + 1}: {psnr:.2f} dB on the drawn voxels, {time.perf_counter() - start:.0f} s", flush=True)
-            total = 0.0
-    return network.eval()
+def load(models: Path, subjects: int) -> tuple[BrainINR, Scans]:
+    """The trained network, and a prepared scan of each unseen child."""
+    parser, record = ConfigParser(), read_record(models)
+    parser.read_config(str(CONFIGS / "train.json"))
+    simulated = {**COHORT, "spacing_mm": record["settings"]["spacing_mm"], "subjects": subjects}
+    parser.update({**record["settings"], "ckpt_dir": str(models), "simulated": simulated, "device": "cpu"})
+    parser["reference"] = str(models / "reference.npz")  # of the training; the config would choose one among these children
+    network = parser.get_parsed_content("network_def").eval()
+    load_weights(network, models / "model.pt")
+    prepare, first = parser.get_parsed_content("prepare"), {}
+    for case in parser.get_parsed_content("cases"):
+        first.setdefault(case["subject"], case)
+    scans = [{**case, **prepare(case)} for case in first.values()]
+    for scan in scans:
+        scan["image"], scan["brain"] = scan["image"].as_tensor().float(), scan["brain"].as_tensor() > 0
+    return network, scans
 
 
 def first_reaching(fit: Fit, judge: Callable[[torch.Tensor], float], target: float, every: int) -> tuple[float, int]:
@@ -99,9 +90,9 @@ def compare_fits(network: BrainINR, scans: Scans, steps: int, lr: float) -> dict
         fits: dict[str, Fit] = {}
         for name in ("lm", "adamw") if turn % 2 else ("adamw", "lm"):
             if name == "lm":
-                fits[name] = fit_lm(network.inr, image, age, brain)
+                fits[name] = fit_lm(network.inr, image, age, brain, foreground=FOREGROUND)
             else:
-                fits[name] = fit_adamw(network.inr, image, age, brain, steps=steps, lr=lr)
+                fits[name] = fit_adamw(network.inr, image, age, brain, steps=steps, lr=lr, foreground=FOREGROUND)
         judge = make_judge(network, scan)
         final = {name: judge(fit.latent) for name, fit in fits.items()}
         target = min(final.values()) - MARGIN_DB
@@ -154,18 +145,26 @@ class PlainINR(nn.Module):
         self.first, self.last = PlainLayer(1 + dims + 128, 128), PlainLayer(128, 1)
         self.hidden = nn.ModuleList(PlainLayer(128, 128) for _ in range(6))
 
-    def forward(self, points: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
-        """Intensities of points ``(N, 1 + D)``."""
-        h = self.first(torch.cat([points, self.latents(row).expand(len(points), -1)], dim=1))
+    def forward(self, points: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+        """Intensities of points ``(N, 1 + D)`` for a latent ``(1, 128)``."""
+        h = self.first(torch.cat([points, latent.expand(len(points), -1)], dim=1))
         for layer in self.hidden:
             h = (layer(h) + h) / 2
         return self.last(h)
 
 
-def plain_step(image: torch.Tensor, brain: torch.Tensor, ratio: float) -> Callable[[], None]:
-    """A training step as the released code is described: everything of the volume's size is made anew."""
+def ball(grid: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A noisy ball as image (float64, as the released code keeps it) and its mask."""
+    axes = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in grid), indexing="ij")
+    brain = sum(axis.square() for axis in axes) < 0.5
+    return (torch.rand(tuple(grid), generator=torch.Generator().manual_seed(0)) * brain).double(), brain
+
+
+def plain_step(image: torch.Tensor, brain: torch.Tensor, ratio: float, fit: bool) -> Callable[[], None]:
+    """A step as the released code is described: everything of the volume's size is made anew; a fit moves the latent alone."""
     network = PlainINR(image.ndim)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    latent = torch.zeros(1, 128, requires_grad=True)
+    optimizer = torch.optim.AdamW([latent] if fit else network.parameters(), lr=1e-4)
 
     def step() -> None:
         axes = [(torch.arange(side) - side / 2) / max(image.shape) for side in image.shape]
@@ -176,50 +175,72 @@ def plain_step(image: torch.Tensor, brain: torch.Tensor, ratio: float) -> Callab
         chosen = [part[torch.randperm(len(part))[:n]] for part, n in ((inside, round(0.9 * count)), (outside, count - round(0.9 * count)))]
         index = torch.cat(chosen)
         optimizer.zero_grad()
-        loss = (network(points[index], torch.tensor([1]))[:, 0] - image.reshape(-1)[index].float()).square().mean()
+        values = network(points[index], latent if fit else network.latents(torch.tensor([1])))
+        loss = (values[:, 0] - image.reshape(-1)[index].float()).square().mean()
         loss.backward()
         optimizer.step()
 
     return step
 
 
-def our_step(image: torch.Tensor, brain: torch.Tensor, ratio: float) -> Callable[[], None]:
+def our_training_step(image: torch.Tensor, brain: torch.Tensor, ratio: float, compiled: bool) -> Callable[[], None]:
     """The same step with what a bundle trains with."""
     scan = {"image": image[None], "brain": brain[None], "age": 40.0, "subject": "s", "id": "s_1"}
     # as many rows as the released table has
     network = BrainINR([*identities([scan]), *map(str, range(997))], dims=image.ndim)
     prepare = VoxelSampling(VoxelBank([scan]), network.latents, ratio=ratio)
     optimizer = LazyRowAdamW(network.parameter_groups(), lr=1e-4)
+    call = torch.compile(network, dynamic=False) if compiled else network
 
     def step() -> None:
         points, values, rows, _ = prepare({"index": torch.tensor([0])})
         optimizer.zero_grad()
-        (network(points, *rows) - values).square().mean().backward()
+        (call(points, *rows) - values).square().mean().backward()
         optimizer.step()
 
     return step
 
 
-def compare_steps(grid: Sequence[int], rounds: int) -> float:
-    """Print the seconds of both steps; their ratio."""
-    axes = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in grid), indexing="ij")
-    brain = sum(axis.square() for axis in axes) < 0.5
-    image = (torch.rand(tuple(grid), generator=torch.Generator().manual_seed(0)) * brain).double()
-    ways = {"plain": plain_step(image, brain, 0.05), "ours": our_step(image, brain, 0.05)}
+def our_fit_step(image: torch.Tensor, brain: torch.Tensor, ratio: float, compiled: bool) -> Callable[[], None]:
+    """One step of :func:`common.inferers.latent_fit.fit_adamw`."""
+    inr = BrainINR(dims=image.ndim).inr
+    scan, count = FitScan(inr, image.half(), brain, 0.9, 100.0, 0), round(ratio * image.numel())
+    if compiled:
+        inr.from_first = torch.compile(inr.from_first, dynamic=False)  # type: ignore[method-assign]
+    latent = torch.zeros(inr.latent_size, requires_grad=True)
+    optimizer = torch.optim.AdamW([latent], lr=1e-3)
+
+    def step() -> None:
+        with frozen(inr):
+            optimizer.zero_grad()
+            part = scan.draw(count)
+            (part.values(latent, 40.0) - part.target).square().mean().backward()
+            optimizer.step()
+
+    return step
+
+
+def compare_steps(grid: Sequence[int], rounds: int, fit: bool) -> dict[str, float]:
+    """Print the seconds of a step in three ways; the plain one's over ours, as it is and compiled."""
+    image, brain = ball(grid)
+    ours = our_fit_step if fit else our_training_step
+    ways = {"plain": plain_step(image, brain, 0.05, fit), "ours": ours(image, brain, 0.05, False)}
+    ways["compiled"] = ours(image, brain, 0.05, True)
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
+    for number in range(rounds + 2):
         for name, way in ways.items():
             start = time.perf_counter()
             way()
-            if number:
+            if number > 1:  # the first calls compile
                 times[name].append(time.perf_counter() - start)
     middle = {name: statistics.median(values) for name, values in times.items()}
-    count = round(0.05 * image.numel())
-    print(f"\nTraining step on {'x'.join(map(str, grid))}, {count} voxels, batch 1, {threads()}, {rounds} rounds")
+    count, kind = round(0.05 * image.numel()), "fit" if fit else "training"
+    print(f"\nStep of the {kind} on {'x'.join(map(str, grid))}, {count} voxels, batch 1, {threads()}, {rounds} rounds")
     for name, values in times.items():
-        print(f"  {name:8s}{middle[name]:8.3f} s ({min(values):.3f}-{max(values):.3f}) {1e6 * middle[name] / count:8.2f} us per voxel")
-    print(f"  ratio {middle['plain'] / middle['ours']:.2f} (target >= {TARGET_STEP:g})")
-    return middle["plain"] / middle["ours"]
+        spread = f"({min(values):.3f}-{max(values):.3f}) {1e6 * middle[name] / count:8.2f} us per voxel"
+        print(f"  {name:9s}{middle[name]:8.3f} s {spread} {middle['plain'] / middle[name]:6.2f}x")
+    print(f"  (target of the ratio >= {TARGET_STEP:g})", flush=True)
+    return {f"{kind}_step": middle["plain"] / middle["ours"], f"{kind}_step_compiled": middle["plain"] / middle["compiled"]}
 
 
 def threads() -> str:
@@ -230,35 +251,26 @@ def threads() -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Train or load, then measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="2D, a short training, a small grid for the step")
+    parser.add_argument("--quick", action="store_true", help="2D, a short training, fewer steps, a small grid for the step")
     parser.add_argument("--dims", type=int, choices=(2, 3), help="default 3, with --quick 2")
-    parser.add_argument("--fit-spacing-mm", type=float, help="voxels of the fitted scans; default 2 in 3D, 0.566 (1 with --quick) in 2D")
-    parser.add_argument("--weights", help="model.pt of the paper's network; else one is trained")
-    parser.add_argument("--save", help="where to keep the trained weights")
-    parser.add_argument("--steps", type=int, help="of the training")
-    parser.add_argument("--subjects", type=int, default=5, help="unseen subjects to fit")
-    parser.add_argument("--fit-steps", type=int, help="of AdamW's fit; default as in the paper, 500 with --quick")
+    parser.add_argument("--models", type=Path, help="folder of a training with the paper's network; else one is made")
+    parser.add_argument("--epochs", type=int, help="of the training; default 60, with --quick 5")
+    parser.add_argument("--subjects", type=int, default=8, help="unseen children to fit")
+    parser.add_argument("--fit-steps", type=int, help="of AdamW's fit; default as in the paper, 300 with --quick")
     parser.add_argument("--lr", type=float, default=1e-3, help="of AdamW's fit; the paper's by default")
     given = parser.parse_args(arguments)
     dims = given.dims or (2 if given.quick else 3)
-    fit_spacing = given.fit_spacing_mm or (2.0 if dims == 3 else 1.0 if given.quick else 0.566)
-    fit_steps = given.fit_steps or (500 if given.quick else ADAMW_STEPS[dims])
-    steps, trained = given.steps or (1500 if given.quick else 6000), 24 if given.quick else 40
-    if given.weights:
-        network = BrainINR(dims=dims)
-        network.load_state_dict(torch.load(given.weights, map_location="cpu", weights_only=True))
-        network.eval()
-    else:
-        print(f"Training on {trained} simulated subjects, {dims}D, {TRAIN_MM:g} mm, {steps} steps, {threads()}", flush=True)
-        network = train(make_scans(range(trained), TRAIN_MM, dims), dims, steps, 2048 if given.quick else 4096)
-        if given.save:
-            torch.save(network.state_dict(), given.save)
-    # the first scan of subjects that the training has not seen
-    unseen = [make_scans([subject], fit_spacing, dims)[0] for subject in range(1000, 1000 + given.subjects)]
-    sides = "x".join(map(str, unseen[0]["image"].shape[1:]))
+    fit_steps = given.fit_steps or (300 if given.quick else ADAMW_STEPS[dims])
+    with tempfile.TemporaryDirectory() as folder:
+        models = given.models or Path(folder) / "models"
+        if given.models is None:
+            train(models, dims, given.epochs or (5 if given.quick else 60))
+        network, scans = load(models, given.subjects)
+    sides = "x".join(map(str, scans[0]["image"].shape[1:]))
     print(f"\nLatent fits on {sides}, {threads()}; AdamW: lr {given.lr:g}, 5 % of the voxels, {fit_steps} steps", flush=True)
-    result = compare_fits(network, unseen, fit_steps, given.lr)
-    result["step_ratio"] = compare_steps((48, 64, 64) if given.quick else (96, 128, 128), 5)
+    result = compare_fits(network, scans, fit_steps, given.lr)
+    for fit in (True, False):
+        result |= compare_steps((48, 64, 64) if given.quick else (96, 128, 128), 5, fit)
     print("RESULT name=neonatal_inr " + " ".join(f"{key}={value:.3g}" for key, value in result.items()))
 
 
