@@ -24,6 +24,8 @@ RULE_patchddm := variant_threshold.json
 COHORT_patchddm := --simulated::subjects 20
 RULE_neonatal_inr := variant_neighbours.json
 COHORT_neonatal_inr := --simulated::subjects 30
+RULE_disruptive_autoencoder := variant_intensity_rule.json
+COHORT_disruptive_autoencoder := --simulated::subjects 20
 # a cohort that no setting was chosen on; seeds 1-99 are for choosing settings
 TEST_SEED ?= 1001
 

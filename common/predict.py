@@ -158,9 +158,10 @@ def predict(
     from common.weights import read_record
 
     config = read_config(bundle)
-    overrides = data_overrides(config, source, named or {})
+    trained: dict[str, Any] = {}
     if "ckpt_dir" in config:
-        overrides |= weight_overrides(bundle, config, weights or os.path.join(bundle_root(bundle), "models"))
+        trained = weight_overrides(bundle, config, weights or os.path.join(bundle_root(bundle), "models"))
+    overrides = data_overrides(config | trained, source, named or {}) | trained
     options: dict[str, tuple[str, Any]] = {
         "vote_members": ("--members", members),
         "save_vote_share": ("--vote_share", vote_share or None),
@@ -242,6 +243,17 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join("\n".join("  ".join(line) for line in zip(*block, strict=True)) for block in blocks)
 
 
+def _trained_inputs(bundle: str, line: Sequence[str]) -> dict[str, Any]:
+    """The inputs of the weights asked for, where they were trained with others than the config's (BTCV's ct in place of FeTA's t2w)."""
+    from common.weights import read_record
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--weights")
+    weights = parser.parse_known_args(line)[0].weights or os.path.join(bundle_root(bundle), "models")
+    settings = read_record(Path(weights).expanduser()).get("settings", {})
+    return {"inputs": settings["inputs"]} if "inputs" in settings else {}
+
+
 def _arguments(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     """Parse the command line; argparse, because fire knows no options whose names a config decides."""
     parser = argparse.ArgumentParser(prog=prog, description="Predict with a bundle; no config needed.", allow_abbrev=False)
@@ -257,7 +269,7 @@ def _arguments(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace
     line = list(sys.argv[1:] if arguments is None else arguments)
     bundle = line[0] if line and not line[0].startswith("-") else None
     group = parser.add_argument_group("named inputs", "one case, a path per input, in place of INPUT; the names are the bundle's")
-    config = read_config(bundle) if bundle is not None else {}
+    config = read_config(bundle) | _trained_inputs(bundle, line) if bundle is not None else {}
     for name in config.get("inputs", []):
         group.add_argument(f"--{name}", metavar="PATH", dest=f"input_{name}")
     for name in config.get("facts", []):

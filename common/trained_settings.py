@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,20 @@ from common.errors import UserError
 from common.weights import read_record
 
 
-def check_settings(ckpt_dir: str | Path, settings: Mapping[str, Any]) -> None:
+def check_settings(ckpt_dir: str | Path | Sequence[str], settings: Mapping[str, Any]) -> None:
     """Compare the settings of a run with those that the record of the weights names.
 
     Args:
-        ckpt_dir: folder of the weights with ``weights.json``, or a file beside it; without a record nothing is compared.
+        ckpt_dir: folder of the weights with ``weights.json``, or a file beside it; without a record nothing is compared. Or several.
         settings: values by config id; those that the record does not name are not compared.
 
     Raises:
         UserError: a value differs; the text says how to give it.
     """
+    if not isinstance(ckpt_dir, (str, Path)):
+        for folder in ckpt_dir:
+            check_settings(folder, settings)
+        return
     trained = read_record(ckpt_dir).get("settings", {})
     wrong = {key: trained[key] for key, value in settings.items() if key in trained and _plain(value) != _plain(trained[key])}
     if wrong:

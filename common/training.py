@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import nn
 from common import __version__, flag
 from common.atomic import save_tensors, write_text
 from common.errors import UserError
+from common.networks.transfer_record import TRANSFER
 from common.weights import RECORD, load_weights
 
 LAST = "checkpoint_last.pt"
@@ -117,10 +118,11 @@ class Training:
         rank: int,
         first_weights: Mapping[str, torch.Tensor] | None,
         record: Mapping[str, Any],
+        start: Callable[[nn.Module], object] | None = None,
     ) -> None:
         self.network, self.stages, self.ckpt_dir = network, [s for s in stages if not s.skipped], Path(ckpt_dir)
         self.seed, self.members, self.rank = seed, members, rank
-        self.first_weights, self.record = first_weights, record
+        self.first_weights, self.record, self.start = first_weights, record, start
         self.member, self.fresh = 0, True
         self.progress: dict[str, Any] = {}  # for the log: the member, and whether rows of an earlier training must go
         self.best: dict[str, float] = {}  # best validation metric per member; text keys, as JSON has them
@@ -185,6 +187,8 @@ class Training:
         seed_epoch(self.stages[0].trainer, self.seed, 0, self.member)
         if self.first_weights is None:
             reset_weights(self.network)
+            if self.start is not None:
+                self.start(self.network)
         else:
             self.network.load_state_dict(self.first_weights)
         for stage in self.stages:
@@ -212,7 +216,7 @@ class Training:
 
 def _set_aside(ckpt_dir: Path) -> None:
     """Move the weights of an earlier training to ``previous/``; a new one must not mix with them or destroy them."""
-    names = ["model.pt", LAST, RECORD, *(path.name for path in sorted(ckpt_dir.glob("member_*.pt")))]
+    names = ["model.pt", LAST, RECORD, TRANSFER, *(path.name for path in sorted(ckpt_dir.glob("member_*.pt")))]
     found = [name for name in names if (ckpt_dir / name).is_file()]
     for name in found:
         (ckpt_dir / "previous").mkdir(exist_ok=True)
@@ -232,6 +236,7 @@ def train(
     handlers: Sequence[Any] = (),
     settings: Mapping[str, Any] | None = None,
     rank: int = 0,
+    start: Callable[[nn.Module], object] | None = None,
 ) -> None:
     """Train every member through every stage; writes ``member_<k>.pt``, ``model.pt``, ``checkpoint_last.pt``, ``weights.json``.
 
@@ -248,6 +253,8 @@ def train(
         handlers: handlers of the last trainer; a ``CheckpointLoader`` among them (MONAI Label adds one) counts as weights.
         settings: what a reader of the weights must know to build the network; goes into ``weights.json``.
         rank: process number of a distributed run; rank 0 writes.
+        start: called with the network when a member's first weights were drawn, e.g. to carry over those of a pre-training; not where
+            weights are given.
     """
     resume = flag(resume, "resume")
     loaded = [h.load_path for h in handlers if isinstance(h, CheckpointLoader)]
@@ -257,7 +264,7 @@ def train(
         logger.info("Weights given (%s): pre-training is skipped.", weights or loaded[0])
         stages = stages[-1:]
     first = {key: value.clone() for key, value in network.state_dict().items()} if weights is not None else None
-    training = Training(network, stages, ckpt_dir, seed, members, rank, first, settings or {})
+    training = Training(network, stages, ckpt_dir, seed, members, rank, first, settings or {}, None if loaded else start)
     if not training.stages:
         raise UserError("max_epochs: every stage has 0 epochs; nothing to train.")
     training.run(resume)

@@ -97,6 +97,12 @@ def trained_inr(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
     return train_at_smoke_size("neonatal_inr", "rel3_dhcp_anat_pipeline", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def trained_dae(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
+    """The disruptive autoencoder at smoke size on its simulated cohorts, pre-training first, likewise; tests may only add to its caches."""
+    return train_at_smoke_size("disruptive_autoencoder", "feta_2.1", tmp_path_factory)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several workers share the tests, one trains a bundle for all that look at it, and a file's tests stay together."""
     for item in items:

@@ -50,9 +50,10 @@ def load(*paths: Path) -> ConfigParser:
 
 
 def base_of(overlay: Path) -> Path:
-    """The stand-alone config an overlay belongs to: train.json, or the one its keys say."""
+    """The stand-alone config an overlay belongs to: the one its name begins with, else train.json, or the one its keys say."""
     keys = [key for key in json.loads(overlay.read_text(encoding="utf-8")) if key != "_desc_"]
-    bases = sorted((path for path in BASES if path.parent == overlay.parent), key=lambda path: path.name != "train.json")
+    bases = [path for path in BASES if path.parent == overlay.parent]
+    bases.sort(key=lambda base: (not overlay.name.startswith(f"{base.stem}_"), base.name != "train.json"))
     return max(bases, key=lambda base: sum(key in load(base) for key in keys))
 
 

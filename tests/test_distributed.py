@@ -77,3 +77,15 @@ def test_two_processes_learn_one_table_of_latents(trained_inr: Any, tmp_path: Pa
     assert [row["epoch"] for row in read_log(tmp_path / "eval" / "training.csv")] == [1, 2], "only one process writes"
     latents = torch.load(tmp_path / "models" / "model.pt", weights_only=True)["latents.weight"]
     assert len(latents) > 3 and bool(latents[1:].any()) and bool(latents.isfinite().all())
+
+
+@pytest.mark.slow
+def test_two_processes_pretrain_and_then_fine_tune_one_network(trained_dae: Any, tmp_path: Path) -> None:
+    tell = "$print('sum', float(@network_def.out.conv.conv.weight.double().sum()))"
+    (tmp_path / "tell.json").write_text(json.dumps({"finalize": [tell, "$torch.distributed.destroy_process_group()"]}))
+    places = ("--bundle_root", str(trained_dae.root), "--dataset_dir", str(trained_dae.dataset_dir), "--folds", "2")
+    printed = run_two("disruptive_autoencoder", tmp_path, 29520, *places, "--max_epochs", "2", overlays=(str(tmp_path / "tell.json"),))
+    sums = [line.split()[1] for line in printed.splitlines() if line.startswith("sum ")]
+    assert len(sums) == 2 and sums[0] == sums[1], "both processes hold the same weights"
+    assert {(row["stage"], row["epoch"]) for row in read_log(tmp_path / "eval" / "training.csv")} == {("train", 1), ("train", 2)}
+    assert (tmp_path / "models" / "pretrain" / "transfer.json").is_file() and (tmp_path / "eval" / "transfer.json").is_file()

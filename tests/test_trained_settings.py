@@ -26,3 +26,12 @@ def test_other_settings_are_refused_with_the_options_to_give(weights):
 
 def test_without_a_record_nothing_is_compared(tmp_path):
     check_settings(tmp_path, {"process": "diffusion"})
+
+
+def test_several_folders_are_compared_one_after_the_other(weights, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    check_settings([str(weights), str(other)], {"process": "flow"})
+    (other / "weights.json").write_text(json.dumps({"settings": {"process": "diffusion"}}))
+    with pytest.raises(UserError, match=r"The weights in .*other were trained with other settings than process flow"):
+        check_settings([str(weights), str(other)], {"process": "flow"})

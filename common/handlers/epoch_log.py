@@ -25,10 +25,13 @@ class EpochLog:
         stage: name of the stage, e.g. ``pretrain``.
         validator: its key metric is logged when it ran in this epoch, its further metrics become columns; None logs the loss alone.
         rank: only rank 0 writes.
+        loss: a loss of several parts, e.g. ``PretrainingLoss``: what its ``mean_parts()`` gives, name -> mean over the epoch, is logged
+            and becomes columns ``loss_<name>``; None logs the sum alone.
     """
 
-    def __init__(self, output_dir: str, stage: str, validator: Engine | None = None, rank: int = 0) -> None:
+    def __init__(self, output_dir: str, stage: str, validator: Engine | None = None, rank: int = 0, loss: Any = None) -> None:
         self.output_dir, self.stage, self.validator, self.rank = Path(output_dir), stage, validator, rank
+        self.loss = loss
         self.logger = logging.getLogger("brain_bundles")
         self.total, self.count, self.start = 0.0, 0, 0.0
         self.writers: dict[int, Any] = {}
@@ -59,10 +62,12 @@ class EpochLog:
             row["metric"] = float(state.metrics[state.key_metric_name])
             further = {name: float(value) for name, value in state.metrics.items() if name != state.key_metric_name}
         row["seconds"] = round(time.perf_counter() - self.start, 2)
+        parts = {} if self.loss is None else self.loss.mean_parts()
+        named = f" ({', '.join(f'{name} {value:.4f}' for name, value in parts.items())})" if parts else ""
         metric = "" if math.isnan(row["metric"]) else f", {state.key_metric_name} {row['metric']:.4f}"
-        line = f"member {row['member']} {self.stage} epoch {row['epoch']}/{engine.state.max_epochs}: loss {row['loss']:.4f}{metric}"
+        line = f"member {row['member']} {self.stage} epoch {row['epoch']}/{engine.state.max_epochs}: loss {row['loss']:.4f}{named}{metric}"
         self.logger.info("%s (%.1f s)", line, row["seconds"])
-        self._write_csv(row | further, fresh=progress.pop("fresh", False))
+        self._write_csv(row | {f"loss_{name}": value for name, value in parts.items()} | further, fresh=progress.pop("fresh", False))
         self._write_tensorboard(row)
 
     def _write_csv(self, row: dict[str, Any], fresh: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,6 +64,12 @@ class DisruptivePretraining(Randomizable):
             if part is not None:
                 part.set_random_state(state=self.R)
         return self
+
+    def fixed(self, seed: int) -> DisruptivePretraining:
+        """The same step with draws that depend on ``seed`` and the crops alone, for validation; draws of its own, no shared parts."""
+        twin = copy.deepcopy(self)
+        twin.fixed_seed = seed
+        return twin.set_random_state(seed)
 
     def __call__(self, batch: Mapping[str, Any], device: torch.device | None = None, non_blocking: bool = False, **kwargs: Any) -> Prepared:
         """Disrupt one batch.
@@ -127,6 +134,9 @@ class PretrainingNetwork(nn.Module):
         """Outputs by name of the disrupted ``image`` ``(B, C, X, Y, Z)``; arguments as ``pretrain`` takes them."""
         pretrain: Any = self.network.pretrain
         return pretrain(image, **arguments)
+
+    def reset_parameters(self) -> None:
+        """Nothing of its own to draw: the bare network's weights are drawn, or given, by those who hold it."""
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The bare network's."""

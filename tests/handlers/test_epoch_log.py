@@ -114,3 +114,11 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
     run(tmp_path, [1.0, 3.0], epochs=2, progress={"member": 1})
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "member_1_train")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 2.0), (2, 2.0)]
+
+
+def test_parts_of_a_loss_stand_in_the_log_by_their_names(tmp_path, caplog):
+    loss = SimpleNamespace(mean_parts=lambda: {"reconstruction": 0.25, "cross_modal": 1.5})
+    with caplog.at_level(logging.INFO, logger="brain_bundles"):
+        (row,) = run(tmp_path, [0.5], loss=loss)
+    assert "loss 0.5000 (reconstruction 0.2500, cross_modal 1.5000) (" in caplog.text
+    assert (row["loss_reconstruction"], row["loss_cross_modal"]) == (0.25, 1.5)

@@ -1,0 +1,318 @@
+"""Figure of what pre-trained networks restore: the original, what each was given, what each made of it.
+
+Run ``python -m common.reconstruction_figure --runs "MAE=DIR,DAE=DIR" --image FILE --modality ct --output fig.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import CenterSpatialCropd, Compose, Orientationd, Spacingd, SpatialPadd
+
+from common import user_error_in
+from common.atomic import write_atomic
+from common.charts import png_of
+from common.data.modalities import Modality, modality_of, modality_table, noise_scales
+from common.errors import UserError
+from common.inferers.disruptive_pretraining import DisruptivePretraining
+from common.networks.disruptive_swin_unetr import HEADS, DisruptiveSwinUNETR
+from common.networks.transfer_record import TRANSFER, read_transfer, swin_facts
+from common.transforms.disruptions import RandDisruption
+from common.transforms.load_case import LoadCased
+from common.transforms.local_masking import RandChannelMask, RandTokenMask
+from common.transforms.modality_scaling import ScaleByModalityd
+from common.transforms.pretext_views import RandCutOut
+from common.weights import read_record, read_weights
+
+SIMULATED = "simulated images: these are not patients"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A crop as a network got it and as it restored it.
+
+    Args:
+        clean: ``(X, Y, Z)``, normalised.
+        disrupted: same shape; hidden tokens' voxels are 0, hidden channels cannot be shown.
+        restored: same shape.
+    """
+
+    clean: np.ndarray
+    disrupted: np.ndarray
+    restored: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Mean absolute error of ``restored``."""
+        return float(np.abs(self.restored - self.clean).mean())
+
+
+def restore(network: DisruptiveSwinUNETR, step: DisruptivePretraining, image: torch.Tensor, modality_index: int) -> Restored:
+    """Disrupt one crop and let a network restore it.
+
+    Args:
+        network: with the head ``image``.
+        step: of its pre-training; with a ``fixed_seed`` the same draw each time.
+        image: clean normalised crop ``(1, X, Y, Z)``.
+        modality_index: in the table of modalities.
+    """
+    device = next(network.parameters()).device
+    batch = {"image": image[None].float(), "modality_index": torch.tensor([modality_index])}
+    inputs, targets, _, arguments = step(batch, device)
+    masks = {name: arguments[name] for name in ("channel_mask", "token_mask")}
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        restored = network.pretrain(inputs, **masks, tasks=("image",))["image"]
+    network.train(training)
+    hidden = masks["token_mask"]
+    if hidden is not None:
+        inputs = inputs.masked_fill(torch.nn.functional.interpolate(hidden.float(), size=inputs.shape[2:]).bool(), 0)
+    return Restored(*(value[0, 0].float().cpu().numpy() for value in (targets["image"], inputs, restored)))
+
+
+def reconstruction_figure(rows: Mapping[str, Mapping[str, Restored]], title: str, slices: Sequence[int | None] = (None,)) -> bytes:
+    """Draw crops: a row per crop and slice; columns original, then disrupted and restored by each network.
+
+    Args:
+        rows: crop's name -> network's name -> what it did; every crop was seen by the same networks.
+        title: above the figure.
+        slices: indices along the third axis; None is the middle one.
+
+    Returns:
+        PNG; all panels of a row share the original's grey scale. Below each restored panel stands its mean absolute error over the crop.
+    """
+    networks = list(next(iter(rows.values())))
+    lines = [(name, own, index) for name, own in rows.items() for index in slices]
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(len(lines), 1 + 2 * len(networks), squeeze=False)
+        for number, (name, own, index) in enumerate(lines):
+            clean = next(iter(own.values())).clean
+            index = clean.shape[2] // 2 if index is None else index
+            low, high = np.percentile(clean, 0.5), max(np.percentile(clean, 99.5), np.percentile(clean, 0.5) + 1e-6)
+            images = [(clean, "original", "")]
+            for network in networks:
+                done = own[network]
+                before = "disrupted" if len(networks) == 1 else f"{network}: input"
+                images += [(done.disrupted, before, ""), (done.restored, network, f"L1 {done.error:.4f}")]
+            for panel, (volume, head, foot) in zip(panels[number], images, strict=True):
+                panel.imshow(volume[:, :, index].T, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="nearest")
+                panel.set_xticks([])
+                panel.set_yticks([])
+                panel.set_xlabel(foot, fontsize=8)
+                if number == 0:
+                    panel.set_title(head, fontsize=9)
+            panels[number, 0].set_ylabel(name, fontsize=9)
+        figure.suptitle(title, fontsize=10)
+
+    return png_of((2.0 * (1 + 2 * len(networks)), 2.15 * len(lines) + 0.5), draw)
+
+
+def draw_validation(
+    network: DisruptiveSwinUNETR,
+    step: DisruptivePretraining,
+    dataset: Sequence[Mapping[str, Any]],
+    table: Mapping[str, Modality],
+    ckpt_dir: str,
+    output_dir: str,
+    rank: int = 0,
+) -> Path | None:
+    """Write ``reconstruction.png``: the first validation crop of each modality, as the network of a finished pre-training restores it.
+
+    Args:
+        network: with its best weights.
+        step: of validation, with fixed draws.
+        dataset: validation crops with ``image`` and ``modality_index``.
+        table: of modalities, for their names.
+        ckpt_dir: folder of the weights; the title tells where they come from.
+        output_dir: folder of results.
+        rank: only rank 0 draws.
+
+    Returns:
+        The file; None from other ranks, and where no image is restored (rotation or contrast alone).
+    """
+    if rank or "image" not in getattr(network, "pretext", {}):
+        return None
+    names = {row.index: name for name, row in table.items()}
+    rows: dict[str, dict[str, Restored]] = {}
+    for item in (dataset[number] for number in range(len(dataset))):
+        name = names[int(item["modality_index"])]
+        if name not in rows:
+            rows[name] = {"restored": restore(network, step, torch.as_tensor(item["image"]), int(item["modality_index"]))}
+    title = "Validation crops" + (f" ({SIMULATED})" if read_record(ckpt_dir).get("simulated") else "")
+    picture = reconstruction_figure(rows, title)
+    return write_atomic(Path(output_dir) / "reconstruction.png", lambda file: file.write_bytes(picture))
+
+
+def load_run(folder: str | Path, table: Mapping[str, Modality], seed: int = 0) -> tuple[DisruptiveSwinUNETR, DisruptivePretraining, dict]:
+    """Network, step and record of a finished pre-training.
+
+    Args:
+        folder: with ``model.pt`` and ``transfer.json``.
+        table: of modalities, for their factors of noise.
+        seed: of the step's draws.
+
+    Raises:
+        UserError: no weights, no record, or a network that restores no image.
+    """
+    file = Path(folder).expanduser() / "model.pt"
+    if not file.is_file():
+        raise UserError(f"runs: there is no {file}; give folders of pre-trainings (with model.pt and {TRANSFER}).")
+    state = read_weights(file)
+    record, facts = read_transfer(file, state), swin_facts(state)
+    heads = [head for head in HEADS if any(name.startswith(f"pretext.{head}.") for name in state)]
+    if not record or "image" not in heads:
+        lack = f"no {TRANSFER} beside it" if not record else "its network restores no image"
+        raise UserError(f"runs: {file} cannot be shown: {lack}; expected the folder of a pre-training by reconstruction.")
+    if facts["in_channels"] != 1:
+        raise UserError(f"runs: {file} has {facts['in_channels']} input channels; the figure knows images of one.")
+    given = record["disruptions"]
+    rescale = bool(given.get("rescale", False))
+    keys = ("in_channels", "out_channels", "feature_size", "depths", "num_heads", "window_size", "stem")
+    network = DisruptiveSwinUNETR(**{key: facts[key] for key in keys}, skip=record["skip"] or "drop", heads=heads, rescale=rescale)
+    network.load_state_dict(state)
+    return network.eval(), step_of(given, facts["feature_size"], noise_scales(table), seed), record
+
+
+def step_of(disruptions: Mapping[str, Any], channels: int, scales: Sequence[float], seed: int) -> DisruptivePretraining:
+    """The pre-training step that a record of disruptions describes, with fixed draws.
+
+    Args:
+        disruptions: names as the top of ``pretrain.json``; those left out are off.
+        channels: of the embedding.
+        scales: factor of noise of each modality.
+        seed: of the draws.
+    """
+    given = {"noise_strength": 0.0, "downsampling": 1, "mask_ratio": 0.0, "token_ratio": 0.0, "cut_out": 0.0, **disruptions}
+    noise = {"strength": "noise_strength", "strength_is": "noise_is", "mean": "noise_mean"}
+    blur = {"factor": "downsampling", "mode": "downsampling_mode", "order": "disruption_order"}
+    boxes = {"share": "cut_out", "smallest": "cut_out_smallest", "largest": "cut_out_largest", "fill": "cut_out_fill"}
+    return DisruptivePretraining(
+        disruption=RandDisruption(**_named(given, noise | blur), scales=scales),
+        channels=RandChannelMask(channels=channels, **_named(given, {"ratio": "mask_ratio", "per_sample": "mask_per_sample"})),
+        tokens=RandTokenMask(**_named(given, {"ratio": "token_ratio", "block": "token_block"})),
+        cut_out=RandCutOut(**_named(given, boxes)),
+        fixed_seed=seed,
+    )
+
+
+def _named(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments whose entries are given."""
+    return {argument: given[name] for argument, name in names.items() if name in given}
+
+
+def read_crop(
+    image: str | Path, modality: Modality, table: Mapping[str, Modality], size: Sequence[int], spacing: Sequence[float] | None
+) -> torch.Tensor:
+    """Centre of a volume, prepared as the pre-training prepares it.
+
+    Args:
+        image: a volume's file, or the folder of one DICOM series.
+        modality: its row of the table.
+        table: of modalities.
+        size: sides in voxels.
+        spacing: voxel size in mm to resample to; None keeps the image's own.
+
+    Returns:
+        ``(1, *size)`` float32.
+    """
+    steps = [
+        LoadCased(["image"], channels=1, brain_key=None),
+        Orientationd("image", "RAS", labels=None),
+        *([Spacingd("image", spacing, mode="bilinear")] if spacing else []),
+        ScaleByModalityd("image", table),
+        SpatialPadd("image", size),
+        CenterSpatialCropd("image", size),
+    ]
+    case: Any = Compose(steps)({"id": Path(image).name, "image": [str(image)], "modality": modality.name})
+    return torch.as_tensor(case["image"].as_tensor())
+
+
+def draw_runs(
+    runs: Mapping[str, str],
+    image: str,
+    modality: str,
+    output: str,
+    size: Sequence[int] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    modalities: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Draw what several pre-trainings restore of one volume's centre, in three slices.
+
+    Args:
+        runs: name -> folder of a pre-training.
+        image: the volume.
+        modality: what it is, e.g. ct.
+        output: PNG to write.
+        size: sides of the crop; None takes the largest of the runs' training crops.
+        spacing_mm: voxel size; None takes the first run's, if its images were resampled.
+        modalities: rows of the table of modalities, see ``common.data.modalities``.
+        seed: of the disruptions.
+
+    Returns:
+        Name -> mean absolute error over the crop.
+
+    Raises:
+        UserError: see :func:`load_run`.
+    """
+    table = modality_table(modalities)
+    row = modality_of(modality, table, "modality")
+    loaded = {name: load_run(folder, table, seed) for name, folder in runs.items()}
+    records = [record for _, _, record in loaded.values()]
+    sides = list(size) if size else [max(sides) for sides in zip(*(record["patch_size"] for record in records), strict=True)]
+    crop = read_crop(image, row, table, sides, spacing_mm or records[0]["spacing_mm"])
+    done = {name: restore(network, step, crop, row.index) for name, (network, step, _) in loaded.items()}
+    simulated = any(read_record(folder).get("simulated") for folder in runs.values())
+    title = f"{Path(image).name}, {row.name}" + (f"; networks trained on {SIMULATED}" if simulated else "")
+    picture = reconstruction_figure({row.name: done}, title, [sides[2] * part // 4 for part in (1, 2, 3)])
+    write_atomic(output, lambda file: file.write_bytes(picture))
+    return {name: one.error for name, one in done.items()}
+
+
+def _runs(text: str) -> dict[str, str]:
+    """``"MAE=DIR,DAE=DIR"`` as name -> folder."""
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not pairs or any(not name.strip() or not folder.strip() for name, _, folder in pairs):
+        raise UserError(f"runs: got '{text}', expected NAME=FOLDER, several with commas between them, e.g. \"MAE=a,DAE=b\".")
+    return {name.strip(): folder.strip() for name, _, folder in pairs}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m common.reconstruction_figure", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--runs", required=True, help='folders of pre-trainings: "MAE=DIR,DAE=DIR"')
+    parser.add_argument("--image", required=True, help="volume, or the folder of one DICOM series")
+    parser.add_argument("--modality", required=True, help="ct, t1, t1ce, t2, flair or a name of --modalities; never guessed")
+    parser.add_argument("--output", required=True, help="PNG to write")
+    parser.add_argument("--size", type=int, nargs=3, help="sides of the crop in voxels, multiples of 32 (default: as trained)")
+    parser.add_argument("--spacing_mm", type=float, nargs=3, help="resample to this voxel size (default: as trained)")
+    parser.add_argument("--modalities", help='rows of the table of modalities as JSON: {"us": {"kind": "percentiles"}}')
+    parser.add_argument("--seed", type=int, default=0, help="of the disruptions")
+    given = parser.parse_args(arguments)
+    try:
+        own = json.loads(given.modalities) if given.modalities else None
+        errors = draw_runs(_runs(given.runs), given.image, given.modality, given.output, given.size, given.spacing_mm, own, given.seed)
+    except Exception as error:
+        mistake = user_error_in(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        return 1
+    for name, value in errors.items():
+        print(f"{name}: mean absolute error {value:.4f}")
+    print(f"wrote {given.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
