@@ -13,9 +13,10 @@ import torch
 
 from common.data.modalities import modality_table
 from common.errors import UserError
+from common.finished_pretraining import load_run, step_of
 from common.networks.disruptive_swin_unetr import DisruptiveSwinUNETR
 from common.networks.transfer_record import write_transfer
-from common.reconstruction_figure import Restored, draw_validation, load_run, main, read_crop, reconstruction_figure, restore, step_of
+from common.reconstruction_figure import Restored, draw_validation, main, read_crop, reconstruction_figure, restore
 
 SIDES = (32, 32, 64)
 PNG = b"\x89PNG"

@@ -20,12 +20,13 @@ from monai.bundle import ConfigParser
 
 from common.data.modalities import modality_table
 from common.errors import UserError
+from common.finished_pretraining import load_run
 from common.handlers.epoch_log import read_log
 from common.inferers.disruptive_pretraining import PretrainingNetwork
 from common.networks.disruptive_swin_unetr import DisruptiveSwinUNETR
 from common.networks.transfer_weights import load_pretrained
 from common.pretraining_start import ensure_pretrained
-from common.reconstruction_figure import load_run, restore
+from common.reconstruction_figure import restore
 from tests.bundles.in_process import configs_of, differing, read_model, run, workflow_of
 
 BUNDLE = "disruptive_autoencoder"
