@@ -68,7 +68,7 @@ def train_at_smoke_size(bundle: str, cohort: str, tmp_path_factory: pytest.TempP
     """Train a bundle by the user's command from the repository root; ``cohort`` is the folder of its simulated data."""
     root = tmp_path_factory.mktemp(bundle)
     configs = f"['bundles/{bundle}/configs/train.json','bundles/{bundle}/configs/smoke.json']"
-    done = run_monai_bundle("--config_file", configs, "--bundle_root", str(root), "--device", "cpu")
+    done = run_monai_bundle("--config_file", configs, "--bundle_root", str(root), "--device", "cpu", timeout=900)
     assert done.returncode == 0, done.stdout[-4000:]
     return TrainedBundle(root, done.stdout, cohort)
 
