@@ -104,10 +104,14 @@ def trained_dae(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers share the tests, one trains a bundle for all that look at it, and a file's tests stay together."""
-    for item in items:
-        trained = [name for name in getattr(item, "fixturenames", ()) if name.startswith("trained_")]
-        item.add_marker(pytest.mark.xdist_group(trained[0] if trained else str(item.path)))
+    """Where several workers share the tests, one trains a bundle for all that look at it, and a file's own fixtures are made once."""
+    trained = {item: [name for name in getattr(item, "fixturenames", ()) if name.startswith("trained_")] for item in items}
+    of_file: dict[Path, set[str]] = {}
+    for item, names in trained.items():
+        of_file.setdefault(item.path, set()).update(names)
+    for item, names in trained.items():
+        whole = of_file[item.path] if len(of_file[item.path]) == 1 else names
+        item.add_marker(pytest.mark.xdist_group(next(iter(whole), str(item.path))))
 
 
 @pytest.fixture(autouse=True)
