@@ -13,7 +13,7 @@ from common.errors import UserError
 
 PACKAGE = Path(common.__file__).parent
 RANKS = {"data": 0, "transforms": 0, "networks": 1, "losses": 2, "metrics": 2, "inferers": 3, "handlers": 4}
-FLOOR = {"errors", "atomic", "weights"}
+FLOOR = {"errors", "atomic", "weights", "command_line"}
 """Modules beside the rooms that every room may import; all others stand above the rooms."""
 
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, some
+from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, single_root, some
 from common.data.decathlon import read_datalist
 from common.errors import UserError
 
@@ -57,13 +57,7 @@ def find_root(dataset_dir: str | os.PathLike[str]) -> Path | None:
     folder = Path(os.path.abspath(dataset_dir))
     if folder.name in {name for pair in FOLDERS for name in pair} and _image_folder(folder.parent):
         return folder.parent
-    for place in _PLACES:
-        roots = [root for root in ([folder] if not place else sorted(folder.glob(place))) if _image_folder(root)]
-        if len(roots) > 1:
-            raise UserError(f"{folder}: holds {len(roots)} BTCV trees ({some(root.name for root in roots)}); give one of them.")
-        if roots:
-            return roots[0]
-    return None
+    return single_root(folder, _PLACES, _image_folder, "BTCV")
 
 
 def is_btcv(dataset_dir: str | os.PathLike[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +62,27 @@ def existing(path: str, folder: Path, where: str) -> str:
             f"{where}: names {path}, but {result} does not exist; relative paths start at the folder of the file that names them."
         )
     return result
+
+
+def single_root(folder: Path, patterns: Sequence[str], fits: Callable[[Path], bool], name: str) -> Path | None:
+    """Where a data set's tree begins: the first pattern under which a place fits; None where none does.
+
+    Args:
+        folder: given by the user.
+        patterns: globs relative to it, in the order of trial; an empty one is the folder itself.
+        fits: whether a place is the root of such a tree.
+        name: of the data set, for the error.
+
+    Raises:
+        UserError: several places fit one pattern, so that one would be taken by chance.
+    """
+    for pattern in patterns:
+        roots = [place for place in (sorted(folder.glob(pattern)) if pattern else [folder]) if fits(place)]
+        if len(roots) > 1:
+            raise UserError(f"{folder}: holds {len(roots)} {name} trees ({some(root.name for root in roots)}); give one of them.")
+        if roots:
+            return roots[0]
+    return None
 
 
 def is_simulated(dataset_dir: str | os.PathLike[str]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, parse_age, some, volume_stem
+from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, parse_age, single_root, some, volume_stem
 from common.data.scan_facts import EMPTY, bare_id, read_tsv, scan_facts
 from common.errors import UserError
 
@@ -71,16 +71,8 @@ def find_root(dataset_dir: str | os.PathLike[str]) -> Path | None:
     Raises:
         UserError: several such folders.
     """
-    folder = Path(dataset_dir)
-    if _has_scans(folder):
-        return folder
-    for depth in ("", "*/", "*/*/"):
-        roots = [place for place in sorted(folder.glob(f"{depth}*dhcp_anat_pipeline*")) if place.is_dir() and _has_scans(place)]
-        if len(roots) > 1:
-            raise UserError(f"{folder}: holds {len(roots)} dHCP trees ({some(root.name for root in roots)}); give one of them.")
-        if roots:
-            return roots[0]
-    return None
+    below = [f"{depth}*dhcp_anat_pipeline*" for depth in ("", "*/", "*/*/")]
+    return single_root(Path(dataset_dir), ("", *below), lambda place: place.is_dir() and _has_scans(place), "dHCP")
 
 
 def is_dhcp(dataset_dir: str | os.PathLike[str]) -> bool:

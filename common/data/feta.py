@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, parse_age, some, volume_stem
+from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, parse_age, single_root, some, volume_stem
 from common.data.scan_facts import EMPTY, bare_id, read_tsv
 from common.errors import UserError
 
@@ -75,14 +75,7 @@ def find_root(dataset_dir: str | os.PathLike[str]) -> Path | None:
     Raises:
         UserError: several such folders.
     """
-    folder = Path(dataset_dir)
-    for pattern in ("", "*/", "*/*/"):
-        roots = [place for place in ([folder] if not pattern else sorted(folder.glob(pattern))) if _has_scans(place)]
-        if len(roots) > 1:
-            raise UserError(f"{folder}: holds {len(roots)} FeTA trees ({some(root.name for root in roots)}); give one of them.")
-        if roots:
-            return roots[0]
-    return None
+    return single_root(Path(dataset_dir), ("", "*/", "*/*/"), _has_scans, "FeTA")
 
 
 def is_feta(dataset_dir: str | os.PathLike[str]) -> bool:

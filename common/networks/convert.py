@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from common.atomic import save_tensors, write_text
 from common.errors import UserError
+from common.networks.released_weights import Row, new_model_file, save_converted
 from common.networks.standardized import Standardized
 from common.networks.ternausnet import TernausNet
-from common.weights import RECORD, read_weights
+from common.weights import read_weights
 
 # Normalisation constants of the released code (ADC in 1e-6 mm2/s, Z_ADC); methods of the code, not of the paper.
 RELEASED_MEAN = (1350.2495, 0.34669298)
 RELEASED_STD = (428.13467, 2.487756)
-
-
-class Row(NamedTuple):
-    """One tensor of the released checkpoint."""
-
-    source: str
-    target: str
-    outcome: str
-    """``transferred``, ``transferred: ...`` with a change, or ``skipped: ...`` with the reason."""
 
 
 def released_names(network: TernausNet) -> dict[str, str]:
@@ -111,24 +100,13 @@ def convert_file(checkpoint: str, models_dir: str, width: float = 1.0) -> None:
     Raises:
         UserError: see :func:`convert_ladp_checkpoint`; or there are weights already.
     """
-    target = Path(models_dir) / "model.pt"
-    if target.exists():
-        raise UserError(f"{target} exists already; name another folder, so that nothing is lost.")
+    target = new_model_file(models_dir)
     settings = {"image_size": 256, "encoder": "vgg16", "width": width, "hidden": 64, "background": -6.0}
     network = Standardized(TernausNet(2, encoder="vgg16", width=width, hidden=64), channels=2)
-    for row in convert_ladp_checkpoint(checkpoint, network):
-        print(f"{row.source:<36} {row.target:<34} {row.outcome}")
-    record = {"bundle": "ladp", "members": [target.name], "source": Path(checkpoint).name, "simulated": False, "settings": settings}
-    write_text(target.with_name(RECORD), json.dumps(record, indent=2) + "\n")
-    print(save_tensors(target, network.state_dict()))
+    save_converted(target, network, convert_ladp_checkpoint(checkpoint, network), "ladp", checkpoint, settings=settings)
 
 
 if __name__ == "__main__":
-    import sys
+    from common.command_line import run_command
 
-    import fire
-
-    from common import print_user_error
-
-    sys.excepthook = print_user_error
-    fire.Fire(convert_file)
+    run_command(convert_file, "python -m common.networks.convert")

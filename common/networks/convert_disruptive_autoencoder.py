@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 
-from common.atomic import save_tensors, write_json
 from common.errors import UserError
-from common.networks.convert import Row
 from common.networks.disruptive_swin_unetr import DisruptiveSwinUNETR
+from common.networks.released_weights import Row, new_model_file, save_converted
 from common.networks.transfer_record import STEM_LAYERS, bare_state, swin_facts, write_transfer
-from common.weights import RECORD, read_weights
+from common.weights import read_weights
 
 NORMALISATION: dict[str, dict[str, Any]] = {
     "ct": {"kind": "range", "low": -1000, "high": 1000},
@@ -131,24 +130,19 @@ def convert_file(checkpoint: str, models_dir: str) -> None:
     Raises:
         UserError: see :func:`convert_disruptive_autoencoder`; or there are weights already.
     """
-    target = Path(models_dir) / "model.pt"
-    if target.exists():
-        raise UserError(f"{target} exists already; name another folder, so that nothing is lost.")
+    target = new_model_file(models_dir)
     if not Path(checkpoint).is_file():
         raise UserError(f"checkpoint: no file {checkpoint}; expected a checkpoint of the released DAE code.")
     state = bare_state(read_weights(checkpoint))
     settings = released_settings(state)
     network = DisruptiveSwinUNETR(**settings)
-    for row in convert_disruptive_autoencoder(state, network):
-        print(f"{row.source:<60} {row.target:<60} {row.outcome}")
+    rows = convert_disruptive_autoencoder(state, network)
     notes = [SCRAMBLE, MERGING] if _is_pretrained(state) else [MERGING]
     for note in notes:
         logging.getLogger("brain_bundles").warning("%s: %s.", checkpoint, note)
     if _is_pretrained(state):
         write_transfer(models_dir, network, (96, 96, 96), NORMALISATION, notes=notes)
-    source = {"source": Path(checkpoint).name, "simulated": False, "settings": settings, "notes": notes}
-    write_json(target.with_name(RECORD), {"bundle": "disruptive_autoencoder", "members": [target.name], **source})
-    print(save_tensors(target, network.state_dict()))
+    save_converted(target, network, rows, "disruptive_autoencoder", checkpoint, settings=settings, notes=notes)
 
 
 def _is_pretrained(state: Mapping[str, torch.Tensor]) -> bool:
@@ -157,11 +151,6 @@ def _is_pretrained(state: Mapping[str, torch.Tensor]) -> bool:
 
 
 if __name__ == "__main__":
-    import sys
+    from common.command_line import run_command
 
-    import fire
-
-    from common import print_user_error
-
-    sys.excepthook = print_user_error
-    fire.Fire(convert_file)
+    run_command(convert_file, "python -m common.networks.convert_disruptive_autoencoder")

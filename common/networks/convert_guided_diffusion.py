@@ -5,7 +5,6 @@ MONAI converts checkpoints of its own generative models only. The names are thos
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any
 
 import torch
 
-from common.atomic import save_tensors, write_text
 from common.errors import UserError
-from common.networks.convert import Row
 from common.networks.diffusion_unet import DiffusionUNet
-from common.weights import RECORD, read_weights
+from common.networks.released_weights import Row, new_model_file, save_converted
+from common.weights import read_weights
 
 # layers of a residual block there and here
 BLOCK = {
@@ -138,17 +136,11 @@ def convert_file(checkpoint: str, models_dir: str) -> None:
     Raises:
         UserError: see :func:`convert_guided_diffusion`; or there are weights already.
     """
-    target = Path(models_dir) / "model.pt"
-    if target.exists():
-        raise UserError(f"{target} exists already; name another folder, so that nothing is lost.")
+    target = new_model_file(models_dir)
     state = _read(checkpoint)
     settings = released_settings(state)
     network = DiffusionUNet(**settings)
-    for row in convert_guided_diffusion(state, network):
-        print(f"{row.source:<44} {row.target:<36} {row.outcome}")
-    record = {"bundle": "patchddm", "members": [target.name], "source": Path(checkpoint).name, "simulated": False, "settings": settings}
-    write_text(target.with_name(RECORD), json.dumps(record, indent=2) + "\n")
-    print(save_tensors(target, network.state_dict()))
+    save_converted(target, network, convert_guided_diffusion(state, network), "patchddm", checkpoint, settings=settings)
 
 
 def _read(source: str | Path | Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -164,11 +156,6 @@ def _without_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 if __name__ == "__main__":
-    import sys
+    from common.command_line import run_command
 
-    import fire
-
-    from common import print_user_error
-
-    sys.excepthook = print_user_error
-    fire.Fire(convert_file)
+    run_command(convert_file, "python -m common.networks.convert_guided_diffusion")

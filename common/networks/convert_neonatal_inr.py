@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from common.atomic import save_tensors, write_json
 from common.errors import UserError
 from common.networks.brain_inr import BrainINR
-from common.networks.convert import Row
 from common.networks.latent_table import GLOBAL
-from common.weights import RECORD, read_weights
+from common.networks.released_weights import Row, new_model_file, save_converted
+from common.weights import read_weights
 
 TABLE = "latent_embeddings.weight"
 WIRE_MAPS = ("freqs", "scale")
@@ -120,17 +119,11 @@ def convert_file(
     Raises:
         UserError: see :func:`convert_neonatal_inr`; or there are weights already.
     """
-    target = Path(models_dir) / "model.pt"
-    if target.exists():
-        raise UserError(f"{target} exists already; name another folder, so that nothing is lost.")
+    target = new_model_file(models_dir)
     state = {re.sub(r"^module\.", "", key): value for key, value in read_weights(_existing(checkpoint)).items()}
     settings, rows = released_settings(state, activation, residual), None if latents is None else _read_rows(latents)
     network = BrainINR([] if rows is None else list(_identities(rows, len(state[TABLE]))), **settings)
-    for row in convert_neonatal_inr(state, network, rows):
-        print(f"{row.source:<28} {row.target:<24} {row.outcome}")
-    record = {"bundle": "neonatal_inr", "members": [target.name], "source": Path(checkpoint).name, "simulated": False, "settings": settings}
-    write_json(target.with_name(RECORD), record)
-    print(save_tensors(target, network.state_dict()))
+    save_converted(target, network, convert_neonatal_inr(state, network, rows), "neonatal_inr", checkpoint, settings=settings)
 
 
 def _identities(rows: Mapping[str, int] | None, count: int) -> dict[str, int]:
@@ -160,11 +153,6 @@ def _existing(path: str) -> Path:
 
 
 if __name__ == "__main__":
-    import sys
+    from common.command_line import run_command
 
-    import fire
-
-    from common import print_user_error
-
-    sys.excepthook = print_user_error
-    fire.Fire(convert_file)
+    run_command(convert_file, "python -m common.networks.convert_neonatal_inr")

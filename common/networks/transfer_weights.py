@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.networks.convert import Row
+from common.networks.released_weights import Row
 from common.networks.transfer_record import BODY, STEM_LAYERS, TRANSFER, bare_state, differences, read_transfer, swin_facts
 from common.weights import read_weights
 
