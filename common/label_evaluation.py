@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import pickle
-import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.utils import ensure_tuple
 
@@ -17,13 +15,13 @@ from common.anomaly_evaluation import read_resources
 from common.atomic import write_csv, write_json
 from common.evaluation import as_table, made_by_simulation, trained_on_note
 from common.handlers.epoch_log import read_log
-from common.inference import CaseRows, case_id, run_cases
+from common.kept_cases import measure_cases
 from common.label_charts import classes_figure
 from common.label_measure import ClassMeasure
-from common.label_pictures import label_planes, planes_figure
+from common.label_pictures import Planes, label_planes, planes_figure
 from common.metrics.case_metrics import summarise
 from common.metrics.class_metrics import METRICS, ClassNames, summarise_classes
-from common.report import pick_cases, write_report
+from common.report import write_report
 from common.run_record import running_config
 
 logger = logging.getLogger("brain_bundles")
@@ -35,32 +33,6 @@ DEFINITIONS = (
 )
 HD95_WORDS = {"larger": "the larger of the two directions, as in MONAI", "union": "of both directions together, as in medpy"}
 ABSENT_WORDS = {"leave_out": "is left out", "count": "counts Dice 1 and 0 mm"}
-
-
-class KeptPlanes:
-    """Handler of an evaluator: keeps the slices that a picture needs in a folder, since the best and the worst are known when all are done.
-
-    Args:
-        folder: for one file per case.
-        channel: of the image, to draw on.
-    """
-
-    def __init__(self, folder: str, channel: int = 0) -> None:
-        self.folder, self.channel = Path(folder), channel
-
-    def _file(self, case: str) -> Path:
-        return self.folder / f"{case.encode().hex()}.pickle"
-
-    def add(self, engine: Engine) -> None:
-        """Keep the cases of the batch that was just done."""
-        batch: Any = engine.state.batch
-        output: Any = engine.state.output
-        for item, result in zip(batch, output, strict=True):
-            self._file(case_id(item)).write_bytes(pickle.dumps(label_planes(item, result, self.channel)))
-
-    def draw(self, case: str, class_names: Mapping[int, str], title: str) -> bytes:
-        """Picture of a kept case."""
-        return planes_figure(pickle.loads(self._file(case).read_bytes()), class_names, title)
 
 
 def class_table_rows(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -118,7 +90,12 @@ def evaluate_labels(
     """
     loader: Any = evaluator.data_loader
     cases, measure = loader.dataset.data, ClassMeasure(class_names, hd95, absent)
-    rows, pictures = _measure_cases(evaluator, measure, Path(output_dir) / "metrics.csv", channel)
+
+    def draw(planes: Planes, caption: str) -> bytes:
+        return planes_figure(planes, measure.class_names, caption)
+
+    keep = partial(label_planes, channel=channel)
+    rows, pictures = measure_cases(evaluator, measure, Path(output_dir) / "metrics.csv", keep, draw, "mean Dice")
     write_csv(Path(output_dir) / "classes.csv", measure.class_rows)
     simulated, summary = made_by_simulation(cases), summarise(rows)
     summary.pop("dice_by_stratum")  # the strata are those of another disease
@@ -160,26 +137,6 @@ def classes_as_text(classes: Sequence[Mapping[str, Any]]) -> str:
         numbers = "".join(f"{found[key]['mean']:>10.2f}" for key in ("hd95_mm", "masd_mm"))
         lines.append(f"{found['class']:<{width}}{dice:>16}{numbers}{found['dice']['n']:>5}{found['missed']:>8}{found['invented']:>10}")
     return "\n".join(lines)
-
-
-def _measure_cases(
-    evaluator: Evaluator, measure: ClassMeasure, file: Path, channel: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Run all cases; their rows, and the pictures of the best, the median and the worst."""
-    rows = CaseRows(measure, str(file))
-    with tempfile.TemporaryDirectory() as folder:
-        kept = KeptPlanes(folder, channel)
-        handles = [evaluator.add_event_handler(Events.ITERATION_COMPLETED, step) for step in (rows.add, kept.add)]
-        try:
-            run_cases(evaluator)
-        finally:
-            for handle in handles:
-                handle.remove()
-        figures, dice = [], {row["id"]: row["dice"] for row in rows.rows}
-        for role, case in pick_cases(rows.rows).items():
-            caption = f"{role}: {case}, mean Dice {dice[case]:.3f}"
-            figures.append({"caption": caption, "png": kept.draw(case, measure.class_names, caption)})
-    return rows.rows, figures
 
 
 def _report_tables(found: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Events
 from monai.engines import Evaluator
 
 from common.anomaly_evaluation import read_resources
@@ -16,15 +15,15 @@ from common.atomic import write_csv, write_json
 from common.charts import reliability_figure
 from common.evaluation import as_table, made_by_simulation, trained_on_note
 from common.handlers.epoch_log import read_log
-from common.inference import CaseRows, run_cases
+from common.kept_cases import measure_cases
 from common.mask_charts import lines_figure
 from common.mask_measure import REGIONS, MaskMeasure
-from common.mask_pictures import KeptCases
+from common.mask_pictures import draw_ensemble, keep_ensemble
 from common.metrics.calibration import pool_reliability
 from common.metrics.case_metrics import summarise
 from common.metrics.ensemble_calibration import pool_variance, variance_calibration_error
 from common.metrics.statistics import describe
-from common.report import pick_cases, write_report
+from common.report import write_report
 from common.run_record import running_config
 
 logger = logging.getLogger("brain_bundles")
@@ -118,7 +117,9 @@ def evaluate_masks(
     cases = loader.dataset.data
     simulated = made_by_simulation(cases)
     measure = MaskMeasure(classes, sizes, hd95, min_component)
-    rows, figures = _measure_cases(evaluator, measure, Path(output_dir) / "metrics.csv", inputs, shown)
+    drawn = [name for name in shown if name in inputs]
+    keep, draw = partial(keep_ensemble, inputs=inputs, shown=drawn), partial(draw_ensemble, shown=drawn)
+    rows, figures = measure_cases(evaluator, measure, Path(output_dir) / "metrics.csv", keep, draw)
     if measure.by_size:
         write_csv(Path(output_dir) / "ensemble.csv", measure.by_size)
     found = {"title": title, "simulated": simulated, **_found(rows, measure), "facts": dict(facts or {})}
@@ -143,26 +144,6 @@ def evaluate_masks(
     logger.info("%s%s, %d cases (%d in the data set):\n%s", banner, title, len(rows), len(cases), as_table(table))
     logger.info("Report: %s", path.resolve())
     return table
-
-
-def _measure_cases(
-    evaluator: Evaluator, measure: MaskMeasure, file: Path, inputs: Sequence[str], shown: Sequence[str]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Run all cases; their rows, and the pictures of the best, the median and the worst."""
-    rows = CaseRows(measure, str(file))
-    with tempfile.TemporaryDirectory() as folder:
-        kept = KeptCases(folder, inputs, shown)
-        handles = [evaluator.add_event_handler(Events.ITERATION_COMPLETED, step) for step in (rows.add, kept.add)]
-        try:
-            run_cases(evaluator)
-        finally:
-            for handle in handles:
-                handle.remove()
-        figures, dice = [], {row["id"]: row["dice"] for row in rows.rows}
-        for role, case in pick_cases(rows.rows).items():
-            caption = f"{role}: {case}, Dice {dice[case]:.3f}"
-            figures.append({"caption": caption, "png": kept.draw(case, caption)})
-    return rows.rows, figures
 
 
 def _found(rows: Sequence[Mapping[str, Any]], measure: MaskMeasure) -> dict[str, Any]:

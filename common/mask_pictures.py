@@ -58,41 +58,25 @@ def on_source_grid(item: Mapping[str, Any]) -> Any:
     return to_source_axes(item["image"], item["image"].affine, item["brain"].affine)
 
 
-class KeptCases:
-    """Handler of an evaluator: keeps what a picture needs in a folder, in half precision, since sampling again may take an hour.
+def keep_ensemble(
+    item: Mapping[str, Any], result: Mapping[str, Any], inputs: Sequence[str], shown: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """What :func:`draw_ensemble` needs of a case, in half precision; see :func:`ensemble_picture` for the arguments."""
+    image = on_source_grid(item)
+    kept = {"image": image[[inputs.index(name) for name in shown]], "label": item["label"]}
+    kept |= {key: result[key] for key in ("pred", "mean", "variance") if key in result}
+    if "samples" in result:
+        kept["samples"] = result["samples"][:SAMPLES]
+    plain = {key: convert_to_tensor(value, track_meta=False).detach().cpu() for key, value in kept.items()}
+    plain = {key: (value.half() if value.is_floating_point() else value).clone() for key, value in plain.items()}
+    return {**plain, "affine": torch.as_tensor(np.asarray(image.affine))}
 
-    Args:
-        folder: for one file per case.
-        inputs: names of the image channels.
-        shown: which of them are drawn.
-    """
 
-    def __init__(self, folder: str, inputs: Sequence[str], shown: Sequence[str]) -> None:
-        self.folder, self.inputs, self.shown = Path(folder), list(inputs), [name for name in shown if name in inputs]
-
-    def _file(self, case: str) -> Path:
-        return self.folder / f"{case.encode().hex()}.pt"
-
-    def add(self, engine: Engine) -> None:
-        """Keep the cases of the batch that was just done."""
-        batch: Any = engine.state.batch
-        output: Any = engine.state.output
-        for item, result in zip(batch, output, strict=True):
-            image = on_source_grid(item)
-            kept = {"image": image[[self.inputs.index(name) for name in self.shown]], "label": item["label"]}
-            kept |= {key: result[key] for key in ("pred", "mean", "variance") if key in result}
-            if "samples" in result:
-                kept["samples"] = result["samples"][:SAMPLES]
-            plain = {key: convert_to_tensor(value, track_meta=False).detach().cpu() for key, value in kept.items()}
-            plain = {key: (value.half() if value.is_floating_point() else value).clone() for key, value in plain.items()}
-            torch.save({**plain, "affine": torch.as_tensor(np.asarray(image.affine))}, self._file(case_id(item)))
-
-    def draw(self, case: str, title: str) -> bytes:
-        """Picture of a kept case."""
-        kept = torch.load(self._file(case), weights_only=True)
-        kept = {key: value.float() if value.dtype == torch.half else value for key, value in kept.items()}
-        item = {"image": MetaTensor(kept["image"], affine=kept["affine"]), "label": kept["label"]}
-        return ensemble_picture(item, kept, self.shown, self.shown, title)
+def draw_ensemble(kept: Mapping[str, torch.Tensor], title: str, shown: Sequence[str]) -> bytes:
+    """Picture of what :func:`keep_ensemble` kept."""
+    full = {key: value.float() if value.dtype == torch.half else value for key, value in kept.items()}
+    item = {"image": MetaTensor(full["image"], affine=full["affine"]), "label": full["label"]}
+    return ensemble_picture(item, full, shown, shown, title)
 
 
 class MaskPictures:
