@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.errors import UserError
+from common import user_error_in
 
 
 def run_command(command: Callable[..., Any] | Mapping[str, Callable[..., Any]], name: str, arguments: Sequence[str] | None = None) -> None:
@@ -24,6 +24,9 @@ def run_command(command: Callable[..., Any] | Mapping[str, Callable[..., Any]], 
 
     try:
         fire.Fire(command if callable(command) else dict(command), command=None if arguments is None else list(arguments), name=name)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        mistake = user_error_in(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
         sys.exit(1)

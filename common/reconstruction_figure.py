@@ -5,9 +5,6 @@ Run ``python -m common.reconstruction_figure --runs "MAE=DIR,DAE=DIR" --image FI
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +14,9 @@ import numpy as np
 import torch
 from monai.transforms import CenterSpatialCropd, Compose, Orientationd, Spacingd, SpatialPadd
 
-from common import user_error_in
 from common.atomic import write_atomic
 from common.charts import png_of
+from common.command_line import run_command
 from common.data.modalities import Modality, modality_of, modality_table
 from common.errors import UserError
 from common.finished_pretraining import load_run
@@ -227,32 +224,38 @@ def _runs(text: str) -> dict[str, str]:
     return {name.strip(): folder.strip() for name, _, folder in pairs}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m common.reconstruction_figure", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--runs", required=True, help='folders of pre-trainings: "MAE=DIR,DAE=DIR"')
-    parser.add_argument("--image", required=True, help="volume, or the folder of one DICOM series")
-    parser.add_argument("--modality", required=True, help="ct, t1, t1ce, t2, flair or a name of --modalities; never guessed")
-    parser.add_argument("--output", required=True, help="PNG to write")
-    parser.add_argument("--size", type=int, nargs=3, help="sides of the crop in voxels, multiples of 32 (default: as trained)")
-    parser.add_argument("--spacing_mm", type=float, nargs=3, help="resample to this voxel size (default: as trained)")
-    parser.add_argument("--modalities", help='rows of the table of modalities as JSON: {"us": {"kind": "percentiles"}}')
-    parser.add_argument("--seed", type=int, default=0, help="of the disruptions")
-    given = parser.parse_args(arguments)
-    try:
-        own = json.loads(given.modalities) if given.modalities else None
-        errors = draw_runs(_runs(given.runs), given.image, given.modality, given.output, given.size, given.spacing_mm, own, given.seed)
-    except Exception as error:
-        mistake = user_error_in(error)
-        if mistake is None:
-            raise
-        print(f"error: {mistake}", file=sys.stderr)
-        return 1
-    for name, value in errors.items():
+def draw(
+    runs: str,
+    image: str,
+    modality: str,
+    output: str,
+    size: Sequence[int] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    modalities: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> None:
+    """Draw what pre-trained networks restore of a volume's centre, and print their mean absolute errors.
+
+    Args:
+        runs: folders of pre-trainings: "MAE=DIR,DAE=DIR".
+        image: volume, or the folder of one DICOM series.
+        modality: ct, t1, t1ce, t2, flair or a name of modalities; never guessed.
+        output: PNG to write.
+        size: sides of the crop in voxels, multiples of 32, e.g. "[96,96,96]"; None as trained.
+        spacing_mm: resample to this voxel size, e.g. "[1,1,1]"; None as trained.
+        modalities: rows of the table of modalities, e.g. '{"us": {"kind": "percentiles"}}'.
+        seed: of the disruptions.
+    """
+    text = runs if isinstance(runs, str) else ",".join(map(str, runs))  # fire makes a tuple of "a,b"
+    for name, value in draw_runs(_runs(text), image, modality, output, size, spacing_mm, modalities, seed).items():
         print(f"{name}: mean absolute error {value:.4f}")
-    print(f"wrote {given.output}")
-    return 0
+    print(f"wrote {output}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    run_command(draw, "python -m common.reconstruction_figure", arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
