@@ -133,7 +133,7 @@ def read_transfer(path: str | Path, state: Mapping[str, torch.Tensor]) -> dict[s
 
 
 def differences(record: Mapping[str, Any], expected: Mapping[str, Any], inside: str = "") -> list[str]:
-    """What a record says otherwise than a training expects, in words.
+    """What a record says otherwise than a training expects, in words; a line per entry, or per row of a table.
 
     Args:
         record: of the pre-training.
@@ -142,11 +142,18 @@ def differences(record: Mapping[str, Any], expected: Mapping[str, Any], inside: 
     """
     found = []
     for key, value in expected.items():
-        name = f"{inside}{key}"
+        name, there = f"{inside}{key}", record.get(key)
         if key not in record:
             found.append(f"{name}: the pre-training had none")
-        elif isinstance(value, Mapping) and isinstance(record[key], Mapping):
-            found += differences(record[key], value, f"{name}.")
-        elif json.loads(json.dumps(value)) != record[key]:
-            found.append(f"{name}: {record[key]} in the pre-training, {value} here")
+        elif isinstance(value, Mapping) and isinstance(there, Mapping):
+            if any(isinstance(entry, Mapping) for entry in value.values()):
+                found += differences(there, value, f"{name}.")
+            elif differing := [entry for entry in value if json.loads(json.dumps(value[entry])) != there.get(entry)]:
+                found.append(f"{name}: {_in_words(there, differing)} in the pre-training, {_in_words(value, differing)} here")
+        elif json.loads(json.dumps(value)) != there:
+            found.append(f"{name}: {there} in the pre-training, {value} here")
     return found
+
+
+def _in_words(row: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return " ".join(f"{key} {row.get(key, 'none')}" for key in keys)

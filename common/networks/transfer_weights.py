@@ -65,7 +65,7 @@ class TransferReport:
         }
 
     def table(self) -> str:
-        """A line per module and outcome, then what keeps its fresh weights, then the notes."""
+        """A line per module and outcome, then what keeps its fresh weights; the notes are logged."""
         told = self.summary()
         share = f"{told['parameters_transferred']:,} of {told['parameters']:,} parameters"
         lines = [f"Transferred (part: {self.part}): {told['transferred']} tensors, {share} of the network."]
@@ -76,7 +76,7 @@ class TransferReport:
         lines += [f"  {module:<20} {count:>4}  {outcome}" for (module, outcome), count in groups.items()]
         if self.fresh:
             lines.append(f"  fresh weights: {len(self.fresh)} tensors in {', '.join(dict.fromkeys(map(_module, self.fresh)))}")
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+        return "\n".join(lines)
 
 
 def spread_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
