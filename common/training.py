@@ -91,6 +91,7 @@ class Stage:
         best = (float(validator.state.best_metric), int(validator.state.best_metric_epoch)) if validator is not None else (-1.0, -1)
         progress = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration, "best_metric": best[0], "best_epoch": best[1]}
         progress["train_seconds"] = float(getattr(trainer.state, "train_seconds", 0.0))  # where a TimeStop counts them
+        progress["validation_history"] = list(getattr(trainer.state, "validation_history", []))  # where a PlateauSchedule notes them
         return {**progress, "network": self.network.state_dict(), "optimizer": trainer.optimizer.state_dict(), "scaler": scaler}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -101,6 +102,7 @@ class Stage:
             self.trainer.scaler.load_state_dict(state["scaler"])
         self.trainer.state.epoch, self.trainer.state.iteration = state["epoch"], state["iteration"]
         self.trainer.state.train_seconds = state.get("train_seconds", 0.0)
+        self.trainer.state.validation_history = list(state.get("validation_history", []))
         if self.validator is not None:
             self.validator.state.best_metric, self.validator.state.best_metric_epoch = state["best_metric"], state["best_epoch"]
 
@@ -144,11 +146,11 @@ class Training:
             self.fresh = False
         validator = stage.validator
         if validator is not None and validator.state.best_metric_epoch == engine.state.epoch:
-            self._save_best(float(validator.state.best_metric))
+            self._save_best(float(validator.state.best_metric), validator.metric_cmp_fn)
         place = {"version": __version__, "seed": self.seed, "member": self.member, "stage": stage.name, "best": dict(self.best)}
         save_tensors(self.ckpt_dir / LAST, {**place, "body": self.network.state_dict(), **stage.state()})
 
-    def _save_best(self, metric: float) -> None:
+    def _save_best(self, metric: float, better: Callable[[float, float], bool]) -> None:
         """Save the member's weights, and ``model.pt`` when no member is better; the record first, so that none lacks it."""
         weights = self.network.state_dict()
         self.best[str(self.member)] = metric
@@ -156,7 +158,7 @@ class Training:
         record = {"version": __version__, "members": members, "best": self.best, **self.record}
         save_tensors(self.ckpt_dir / f"member_{self.member}.pt", weights)
         write_text(self.ckpt_dir / RECORD, json.dumps(record, indent=2) + "\n")
-        if metric >= max(self.best.values()):
+        if not any(better(other, metric) for other in self.best.values()):
             save_tensors(self.ckpt_dir / "model.pt", weights)
 
     def _resume(self) -> int | None:

@@ -16,9 +16,13 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
+from monai.engines import SupervisedTrainer
 
 from common.errors import UserError
 from common.handlers.epoch_log import read_log
+from common.handlers.plateau_schedule import PlateauSchedule
+from common.inferers.disruptive_pretraining import lower_is_better
+from common.training import Stage, train
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundles" / "ladp" / "configs"
@@ -184,3 +188,91 @@ def test_a_real_sigkill_is_survived(run: Callable[..., None], trained_ladp: Any,
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert weights(tmp_path).keys() == weights(uninterrupted).keys()
+
+
+# --- a schedule that follows from the validation values, and an error as the metric ---
+
+
+class Measured:
+    """Stands for MONAI's evaluator: member k's error in epoch e is ``errors[k][e - 1]``, and it keeps the best as MONAI does."""
+
+    def __init__(self, errors: list[list[float]], trainer: SupervisedTrainer) -> None:
+        self.errors, self.trainer, self.metric_cmp_fn = errors, trainer, lower_is_better
+        self.state = type("State", (), {"epoch": 0, "key_metric_name": "mse", "metrics": {}, "best_metric": -1, "best_metric_epoch": -1})()
+
+    def run(self, epoch: int) -> None:
+        value = self.errors[self.trainer.state.progress["member"]][epoch - 1]
+        self.state.epoch, self.state.metrics = epoch, {"mse": value}
+        if lower_is_better(value, self.state.best_metric):
+            self.state.best_metric, self.state.best_metric_epoch = value, epoch
+
+
+def scheduled(
+    folder: Path, errors: list[list[float]], resume: bool = False, kill_at: tuple[int, int] | None = None, epochs: int = 12
+) -> Any:
+    """Train one weight with a plateau rule and an early stop; returns the (member, epoch, rate) of all epochs, and the trainer."""
+    network = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.RMSprop(network.parameters(), lr=0.1)
+    batch = {"image": torch.ones(1, 1), "label": torch.ones(1, 1)}
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "loss_function": torch.nn.MSELoss()}
+    trainer = SupervisedTrainer(torch.device("cpu"), epochs, [batch], **parts)
+    validator, seen = Measured(errors, trainer), []
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: validator.run(engine.state.epoch))
+    PlateauSchedule(optimizer, validator, 0.0, 0.0, patience=2, stop_patience=5).attach(trainer)  # type: ignore[arg-type]
+
+    def note(engine: Any) -> None:
+        seen.append((engine.state.progress["member"], engine.state.epoch, optimizer.param_groups[0]["lr"]))
+        if seen[-1][:2] == kill_at:
+            raise KilledError
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
+    stage = Stage("train", trainer, validator)  # type: ignore[arg-type]
+    train(network, [stage], str(folder), seed=1, members=len(errors), resume=resume)
+    return seen, trainer
+
+
+ERRORS = [[0.9, 0.5, 0.6, 0.7, 0.8, 0.7, 0.7, 0.7], [0.3] * 12, [0.8, 0.7, 0.6, 0.55] + [0.6] * 12]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("stopped")
+    return folder, *scheduled(folder, ERRORS)
+
+
+def test_each_member_has_its_own_rates_and_its_own_early_stop(stopped: Any) -> None:
+    _, seen, trainer = stopped
+    # five epochs without a better error end a member: after 7, 6 and 9
+    assert [max(epoch for k, epoch, _ in seen if k == member) for member in range(3)] == [7, 6, 9]
+    rates = [rate for member, _, rate in seen if member == 0]
+    assert rates == pytest.approx([0.1] * 4 + [0.02] * 2 + [0.004])
+    assert trainer.state.max_epochs == 12
+
+
+@pytest.mark.parametrize("place", [(0, 2), (0, 6), (1, 1), (2, 9)], ids=str)
+def test_a_killed_run_with_an_early_stop_goes_on_to_the_same_weights(stopped: Any, tmp_path: Path, place: tuple[int, int]) -> None:
+    with pytest.raises(KilledError):
+        scheduled(tmp_path, ERRORS, kill_at=place)
+    again, _ = scheduled(tmp_path, ERRORS, resume=True)
+    folder, seen, _ = stopped
+    assert again == seen[seen.index(again[0]) :] and again[0][:2] == place
+    for name in ("model.pt", "member_0.pt", "member_1.pt", "member_2.pt"):
+        expected = torch.load(folder / name, weights_only=True)
+        assert_equal_weights(torch.load(tmp_path / name, weights_only=True), expected)
+
+
+def test_resuming_a_run_that_had_stopped_early_trains_nothing(stopped: Any) -> None:
+    folder, _, _ = stopped
+    before = torch.load(folder / "checkpoint_last.pt", weights_only=True)
+    assert before["validation_history"] == ERRORS[2][:9]
+    again, trainer = scheduled(folder, ERRORS, resume=True)
+    assert again == []
+    assert trainer.state.max_epochs == 12
+
+
+def test_with_an_error_as_the_metric_the_model_is_the_member_of_the_lowest(stopped: Any) -> None:
+    folder, _, _ = stopped
+    record = json.loads((folder / "weights.json").read_text())
+    assert record["best"] == {"0": 0.5, "1": 0.3, "2": 0.55}
+    model = torch.load(folder / "model.pt", weights_only=True)
+    assert_equal_weights(model, torch.load(folder / "member_1.pt", weights_only=True))
