@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.data import bonbid, brats, btcv, cq500, dhcp, feta
+from common.data import bonbid, brats, btcv, cq500, dhcp, feta, ixi
 from common.data.cases import (
     VOLUME_SUFFIXES,
     Case,
@@ -74,6 +74,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "dhcp": Layout(dhcp.TREE, dhcp.is_dhcp, dhcp.read_dhcp, ("t2w",), dhcp.check_dhcp, look=dhcp.look_at, facts=("brain", *dhcp.FACTS)),
     "feta": Layout(feta.TREE, feta.is_feta, feta.read_feta, ("t2w",), feta.check_feta, look=feta.look_at),
+    "ixi": Layout(ixi.TREE, ixi.is_ixi, ixi.read_ixi, ("t1",), ixi.check_ixi, look=ixi.look_at, facts=("brain", *ixi.FACTS[1:])),
 }
 
 

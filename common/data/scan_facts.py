@@ -16,11 +16,13 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
     "head_circumference_cm": ("head_circumference_cm", "head_circumference", "scan_head_circumference"),
     "birth_age": ("birth_age",),
     "sex": ("sex", "gender"),
+    "ethnicity": ("ethnicity", "ethnic_id"),
+    "site": ("site", "hospital", "scanner"),
     "radiology_score": ("radiology_score",),
     "scan_number": ("scan_number",),
 }
 """Facts that a reader may be asked for, and the columns that give them, the first that is there; capitals do not matter."""
-NUMBERS: Final = {"head_circumference_cm": float, "birth_age": float, "scan_number": int}
+NUMBERS: Final = {"head_circumference_cm": float, "birth_age": float, "scan_number": int, "ethnicity": int}
 EMPTY: Final = ("", "n/a", "na", "nan", "none")
 
 
@@ -34,8 +36,8 @@ def scan_facts(cells: Mapping[str, Any], wanted: Sequence[str], folder: Path, wh
         where: file and line, for errors.
 
     Returns:
-        ``brain`` (absolute path), ``head_circumference_cm`` and ``birth_age`` (float; weeks), ``scan_number`` (int), ``sex`` and
-        ``radiology_score`` (text); what is not known is absent.
+        ``brain`` (absolute path), ``head_circumference_cm`` and ``birth_age`` (float; weeks), ``scan_number`` and ``ethnicity`` (int),
+        ``sex``, ``site`` and ``radiology_score`` (text as it stands there; see ``sex_letter``); what is not known is absent.
 
     Raises:
         UserError: a file that does not exist, or a number that is none.
@@ -75,6 +77,12 @@ def read_tsv(file: Path) -> list[tuple[int, dict[str, str]]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: not a table in UTF-8 with columns parted by tabs ({error}).") from error
     return [(number, {key.strip(): (cell or "").strip() for key, cell in row.items() if key}) for number, row in rows]
+
+
+def sex_letter(text: Any) -> str | None:
+    """Sex as "m" or "f" from its common spellings (M, male, man, F, female, woman; capitals do not matter), None from any other."""
+    word = str(text if text is not None else "").strip().lower()
+    return "m" if word in ("m", "male", "man") else "f" if word in ("f", "female", "woman") else None
 
 
 def bare_id(text: str, prefix: str) -> str:

@@ -15,6 +15,11 @@ from ignite.engine import Engine, Events
 from common.atomic import write_csv
 
 
+def shown(value: float) -> str:
+    """A loss or metric for a line: four decimals, or three digits where that would hide a small one such as a squared error."""
+    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
+
+
 class EpochLog:
     """Handler of a trainer; attach it behind the validation handler, so that the epoch's metric is there.
 
@@ -63,9 +68,11 @@ class EpochLog:
             further = {name: float(value) for name, value in state.metrics.items() if name != state.key_metric_name}
         row["seconds"] = round(time.perf_counter() - self.start, 2)
         parts = {} if self.loss is None else self.loss.mean_parts()
-        named = f" ({', '.join(f'{name} {value:.4f}' for name, value in parts.items())})" if parts else ""
-        metric = "" if math.isnan(row["metric"]) else f", {state.key_metric_name} {row['metric']:.4f}"
-        line = f"member {row['member']} {self.stage} epoch {row['epoch']}/{engine.state.max_epochs}: loss {row['loss']:.4f}{named}{metric}"
+        named = f" ({', '.join(f'{name} {shown(value)}' for name, value in parts.items())})" if parts else ""
+        metric = "" if math.isnan(row["metric"]) else f", {state.key_metric_name} {shown(row['metric'])}"
+        line = (
+            f"member {row['member']} {self.stage} epoch {row['epoch']}/{engine.state.max_epochs}: loss {shown(row['loss'])}{named}{metric}"
+        )
         self.logger.info("%s (%.1f s)", line, row["seconds"])
         self._write_csv(row | {f"loss_{name}": value for name, value in parts.items()} | further, fresh=progress.pop("fresh", False))
         self._write_tensorboard(row)

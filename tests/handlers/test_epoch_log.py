@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from common.handlers import epoch_log
-from common.handlers.epoch_log import EpochLog, read_log
+from common.handlers.epoch_log import EpochLog, read_log, shown
 
 
 @pytest.fixture(autouse=True)
@@ -122,3 +122,15 @@ def test_parts_of_a_loss_stand_in_the_log_by_their_names(tmp_path, caplog):
         (row,) = run(tmp_path, [0.5], loss=loss)
     assert "loss 0.5000 (reconstruction 0.2500, cross_modal 1.5000) (" in caplog.text
     assert (row["loss_reconstruction"], row["loss_cross_modal"]) == (0.25, 1.5)
+
+
+def test_a_small_loss_is_not_shown_as_nothing() -> None:
+    assert [shown(value) for value in (0.0, 0.5, -0.25, 12.5, 0.0100, 1.07e-5)] == [
+        "0.0000",
+        "0.5000",
+        "-0.2500",
+        "12.5000",
+        "0.0100",
+        "1.07e-05",
+    ]
+    assert shown(float("nan")) == "nan"

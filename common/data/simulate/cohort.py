@@ -21,6 +21,7 @@ GENERATORS = {
     "cq500": "common.data.simulate.cq500:simulate_cq500",
     "dhcp": "common.data.simulate.dhcp:simulate_dhcp",
     "feta": "common.data.simulate.feta:simulate_feta",
+    "ixi": "common.data.simulate.ixi:simulate_ixi",
 }
 """Layout -> ``module:function``. The function takes ``out_dir`` first; its module holds ``GENERATOR_VERSION``."""
 
