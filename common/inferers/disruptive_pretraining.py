@@ -153,8 +153,3 @@ def reconstructed(output: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor
     The evaluator needs ``decollate=False``.
     """
     return output["pred"]["image"].float(), output["label"]["image"].float()
-
-
-def lower_is_better(current: float, best: float) -> bool:
-    """``metric_cmp_fn`` of MONAI's evaluator for an error >= 0; its -1 for "none yet" counts as the worst."""
-    return best < 0 or current < best

@@ -11,8 +11,9 @@ from monai.handlers import MeanAbsoluteError
 from torch import nn
 
 from common.errors import UserError
-from common.inferers.disruptive_pretraining import DisruptivePretraining, PretrainingNetwork, lower_is_better, reconstructed
+from common.inferers.disruptive_pretraining import DisruptivePretraining, PretrainingNetwork, reconstructed
 from common.losses.pretext_losses import PretrainingLoss
+from common.metrics.lower_is_better import lower_is_better
 from common.networks.disruptive_swin_unetr import DisruptiveSwinUNETR
 from common.training import Stage, seed_epoch
 from common.transforms.disruptions import RandDisruption, lower_resolution
@@ -226,12 +227,6 @@ def test_validation_is_the_mean_absolute_error_under_the_same_disruptions_each_t
         with torch.no_grad():
             by_hand.append(float((network(image, **arguments)["image"] - targets["image"]).abs().mean()))
     assert first == pytest.approx(sum(by_hand) / 2, rel=1e-5)
-
-
-def test_the_lower_error_is_better_and_any_is_better_than_none_yet():
-    assert lower_is_better(3.0, -1)
-    assert lower_is_better(0.1, 0.2)
-    assert not lower_is_better(0.2, 0.1)
 
 
 def test_what_is_saved_is_the_bare_network_and_loads_back():

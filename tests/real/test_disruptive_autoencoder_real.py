@@ -73,7 +73,7 @@ def test_three_organs_are_learned_from_it_with_two_inputs_and_the_report_says_wh
     own = {"dataset_dir": tmp_path / "cases.csv", "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval", "bundle_root": tmp_path}
     settings: dict[str, Any] = {
         **{key: str(place) for key, place in own.items()},
-        **{"inputs": ["ct", "delayed"], "modality": "ct", "class_names": names, "patch_size": [32, 32, 64]},
+        **{"inputs": ["ct", "delayed"], "modality": "ct", "class_names": names, "patch_size": [64, 32, 32]},
         "normalisation": {"ct": {"kind": "range", "low": -175.0, "high": 250.0}},
     }
     run(["train.json", "smoke.json"], pretrained=str(pretrained / "models"), **settings)
