@@ -17,7 +17,9 @@ SLAB_VOXELS = 4_000_000
 """Voxels resampled at a time: MONAI holds the coordinates of all of them, a gigabyte for a thin-slice CT as a whole."""
 
 
-def to_source_grid(volume: torch.Tensor, affine: Any, source_affine: Any, source_shape: Sequence[int]) -> MetaTensor:
+def to_source_grid(
+    volume: torch.Tensor, affine: Any, source_affine: Any, source_shape: Sequence[int], padding_mode: str = "zeros"
+) -> MetaTensor:
     """Resample a map linearly onto another grid of the same world.
 
     Args:
@@ -25,15 +27,16 @@ def to_source_grid(volume: torch.Tensor, affine: Any, source_affine: Any, source
         affine: of the cube, voxel index to world of the source, ``(4, 4)``, mm.
         source_affine: of the source grid, ``(4, 4)``, mm; may be oblique and anisotropic.
         source_shape: ``(X, Y, Z)`` of the source grid.
+        padding_mode: "zeros", or "border", which goes on with the outermost voxels, where the source's are finer than the cube's.
 
     Returns:
-        ``(C, X, Y, Z)`` float32 on the source grid; 0 outside the cube.
+        ``(C, X, Y, Z)`` float32 on the source grid; by default 0 outside the cube.
     """
     shape = [int(size) for size in source_shape]
     start = torch.as_tensor(np.asarray(source_affine), dtype=torch.float64)
     values = volume.as_tensor() if isinstance(volume, MetaTensor) else torch.as_tensor(volume)
     moving = MetaTensor(values.to(torch.float32), affine=torch.as_tensor(np.asarray(affine), dtype=torch.float64))
-    resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=False, dtype=np.float32)
+    resample = SpatialResample(mode="bilinear", padding_mode=padding_mode, align_corners=False, dtype=np.float32)
     depth = max(1, SLAB_VOXELS // (shape[0] * shape[1]))
     result = torch.empty((moving.shape[0], *shape), dtype=torch.float32)
     for first in range(0, shape[2], depth):

@@ -82,7 +82,7 @@ def test_the_command_prints_one_line_per_finding_and_its_exit_code_tells(
 
 def test_mistakes_on_the_command_line_give_text_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "nothing", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == "error: layout: got 'nothing'; expected one of bonbid, brats, btcv, cq500, dhcp, feta.\n"
+    assert capsys.readouterr().err == "error: layout: got 'nothing'; expected one of bonbid, brats, btcv, cq500, dhcp, feta, ixi.\n"
     assert main(["simulate", "bonbid", str(tmp_path / "c"), "--patients", "3"]) == 1
     assert "unknown parameter --patients; expected some of --subjects" in capsys.readouterr().err
     assert main(["simulate", "nothing", str(tmp_path / "c")]) == 1
