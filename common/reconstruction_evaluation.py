@@ -122,10 +122,10 @@ def evaluate_reconstruction(
 
 
 def best_validation_loss(curves: Sequence[Mapping[str, Any]]) -> float | None:
-    """Lowest validation loss of a training log: of its column ``val_loss``, else of a key metric that is a loss with its sign turned."""
-    losses = [float(row["val_loss"]) for row in curves if math.isfinite(row.get("val_loss", math.nan))]
-    turned = [-float(row["metric"]) for row in curves if math.isfinite(row.get("metric", math.nan))]
-    return min(losses) if losses else min(turned) if turned and min(turned) >= 0 else None
+    """Lowest validation loss of a training log: of its column ``val_loss``, else of its key metric, which is the loss in train.json."""
+    column = "val_loss" if any("val_loss" in row for row in curves) else "metric"
+    losses = [float(row[column]) for row in curves if math.isfinite(row.get(column, math.nan))]
+    return min(losses) if losses else None
 
 
 def summary_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:

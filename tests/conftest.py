@@ -103,6 +103,12 @@ def trained_dae(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
     return train_at_smoke_size("disruptive_autoencoder", "feta_2.1", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def trained_bae(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
+    """The brain autoencoder at smoke size on its simulated cohort, likewise; tests may only add to its cache of prepared slices."""
+    return train_at_smoke_size("brain_autoencoder", "IXI-T1", tmp_path_factory)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several workers share the tests, one trains a bundle for all that look at it, and a file's own fixtures are made once."""
     trained = {item: [name for name in getattr(item, "fixturenames", ()) if name.startswith("trained_")] for item in items}

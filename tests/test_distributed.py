@@ -89,3 +89,16 @@ def test_two_processes_pretrain_and_then_fine_tune_one_network(trained_dae: Any,
     assert len(sums) == 2 and sums[0] == sums[1], "both processes hold the same weights"
     assert {(row["stage"], row["epoch"]) for row in read_log(tmp_path / "eval" / "training.csv")} == {("train", 1), ("train", 2)}
     assert (tmp_path / "models" / "pretrain" / "transfer.json").is_file() and (tmp_path / "eval" / "transfer.json").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_restore_slices_with_the_same_weights_and_one_rate(trained_bae: Any, tmp_path: Path) -> None:
+    tell = "$print('sum', float(@network_def.output.weight.double().sum()), @optimizer.param_groups[0]['lr'])"
+    (tmp_path / "tell.json").write_text(json.dumps({"finalize": [tell, "$torch.distributed.destroy_process_group()"]}))
+    places = ("--bundle_root", str(trained_bae.root), "--dataset_dir", str(trained_bae.dataset_dir))
+    rule = ("--plateau_patience", "1", "--plateau_delta", "1.0", "--max_epochs", "3")  # no epoch improves by 1
+    printed = run_two("brain_autoencoder", tmp_path, 29523, *places, *rule, overlays=(str(tmp_path / "tell.json"),))
+    told = [line.split()[1:] for line in printed.splitlines() if line.startswith("sum ")]
+    assert len(told) == 2 and told[0] == told[1], "both processes hold the same weights and the same rate"
+    assert float(told[0][1]) == pytest.approx(2e-4), "the validation loss of both lowers it"
+    assert [row["epoch"] for row in read_log(tmp_path / "eval" / "training.csv")] == [1, 2, 3], "only one process writes"

@@ -195,7 +195,8 @@ def test_infinite_slices_are_counted_and_left_out() -> None:
 def test_the_validation_loss_is_the_lowest_of_the_log() -> None:
     rows = [{"val_loss": 0.3, "metric": 5.0}, {"val_loss": 0.2, "metric": 6.0}, {"val_loss": math.nan}]
     assert best_validation_loss(rows) == 0.2
-    assert best_validation_loss([{"metric": 0.8}]) is None and best_validation_loss([]) is None
+    assert best_validation_loss([{"metric": 0.8}, {"metric": 0.1}, {"metric": math.nan}]) == 0.1, "as the bundle's training logs it"
+    assert best_validation_loss([]) is None
 
 
 def test_mixed_precision_and_no_corruption_are_refused(tmp_path: Path) -> None:

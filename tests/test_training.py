@@ -21,7 +21,7 @@ from monai.engines import SupervisedTrainer
 from common.errors import UserError
 from common.handlers.epoch_log import read_log
 from common.handlers.plateau_schedule import PlateauSchedule
-from common.inferers.disruptive_pretraining import lower_is_better
+from common.metrics.lower_is_better import lower_is_better
 from common.training import Stage, train
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -138,7 +138,7 @@ class PlateauSchedule:
             return
         for group, first in zip(self.optimizer.param_groups, self.first, strict=True):
             rate = plateau_rate(state.validation_history, first, **self.rule)
-            if rate != group["lr"] and rate != first:
+            if group is self.optimizer.param_groups[0] and rate not in (group["lr"], first):
                 logger.info("Learning rate %.1e from epoch %d on.", rate, state.epoch)
             group["lr"] = rate
 
