@@ -1,7 +1,7 @@
 """The brain in real T1 volumes, with skull and without: no truth, so sizes, pieces and places only. ``-s`` prints the numbers.
 
 Nine have a skull (one defaced, eight of old people at 2 mm), one is stripped already. Pictures of all ten were looked at when this was
-written (methods of the bundle's README).
+written: no scalp, eyes or neck muscle in the masks, the cord cut off; the widest sulci of the oldest brains are partly left out.
 """
 
 from __future__ import annotations
