@@ -26,6 +26,9 @@ RULE_neonatal_inr := variant_neighbours.json
 COHORT_neonatal_inr := --simulated::subjects 30
 RULE_disruptive_autoencoder := variant_intensity_rule.json
 COHORT_disruptive_autoencoder := --simulated::subjects 20
+# its rule is measured beside its anomaly maps
+RULE_brain_autoencoder := evaluate_anomaly.json
+COHORT_brain_autoencoder := --simulated::subjects 25
 # a cohort that no setting was chosen on; seeds 1-99 are for choosing settings
 TEST_SEED ?= 1001
 

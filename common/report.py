@@ -38,6 +38,10 @@ _NAMES = {
     "psnr": "PSNR",
     "ssim": "SSIM",
     "mae": "MAE",
+    "mse": "MSE",
+    "dssim": "DSSIM",
+    "auprc": "AUPRC",
+    "hd": "HD",
 }
 _UNITS = {
     "percent": "%",

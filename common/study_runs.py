@@ -182,8 +182,8 @@ def run_study(study_file: str, output: str, dataset_dir: str | None = None, star
 
     Args:
         study_file: see :func:`read_study`.
-        output: folder of results; also of ``table.csv``, ``comparisons.csv`` and the figures, see :func:`common.anomaly_study.study`,
-            :func:`common.mask_study.study` and :func:`common.growth_study.study`.
+        output: folder of results; also of the tables and the figures, see :func:`common.anomaly_study.study`,
+            :func:`common.mask_study.study`, :func:`common.growth_study.study` and :func:`common.reconstruction_study.study`.
         dataset_dir: data set of all rows; None takes what the configs say.
         start: runs one command.
 
@@ -216,12 +216,14 @@ def run_study(study_file: str, output: str, dataset_dir: str | None = None, star
 
 
 def comparison_of(results: Path) -> Callable[[list[str], str], None]:
-    """What compares evaluations of this kind, by their summary: of masks (``metrics``), of pairs of scans (``pairs``), else of maps."""
+    """What compares evaluations, by their summary: of masks (``metrics``), pairs of scans (``pairs``), restored slices, else of maps."""
     summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
     if "metrics" in summary:
         from common.mask_study import study
     elif "pairs" in summary:
         from common.growth_study import study
+    elif "corruptions" in summary:
+        from common.reconstruction_study import study
     else:
         from common.anomaly_study import study
     return study

@@ -223,7 +223,12 @@ def test_a_process_leaves_its_output_and_its_exit_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("summary", "module"),
-    [({"metrics": {}}, "common.mask_study"), ({"pairs": 2, "images": {}}, "common.growth_study"), ({}, "common.anomaly_study")],
+    [
+        ({"metrics": {}}, "common.mask_study"),
+        ({"pairs": 2, "images": {}}, "common.growth_study"),
+        ({"corruptions": {"none": {}}}, "common.reconstruction_study"),
+        ({}, "common.anomaly_study"),
+    ],
 )
 def test_evaluations_are_compared_by_what_was_measured(summary: dict[str, Any], module: str, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
