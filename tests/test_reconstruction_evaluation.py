@@ -87,7 +87,7 @@ def read(path: Path) -> list[dict[str, str]]:
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("restored")
     (folder / "weights.json").write_text(json.dumps({"settings": {"family": "skip", "loss": "mse", "other": 3}}))
-    (folder / "training.csv").write_text("member,stage,epoch,loss,metric,seconds\n0,train,1,0.5,-0.25,1\n0,train,2,0.4,-0.125,1\n")
+    (folder / "training.csv").write_text("member,stage,epoch,loss,metric,seconds\n0,train,1,0.5,0.25,1\n0,train,2,0.4,0.125,1\n")
     evaluate_reconstruction(
         an_evaluator(folder), str(folder), "Stand-in", KINDS, 7, corrupt, {"l2": 1e-5}, ckpt_dir=str(folder),
         training_log=str(folder / "training.csv"), notes=["not verified"], resources={"parameters": 5},

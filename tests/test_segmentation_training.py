@@ -56,8 +56,9 @@ def test_given_weights_are_carried_over_and_the_report_is_written_by_the_first_p
 def test_images_prepared_in_another_way_are_a_note_or_an_error(pretrained, tmp_path):
     other = {"expected": {"normalisation": {"t2": RANGE}}}
     report = start(network(heads=()), str(pretrained), tmp_path, **other)
-    assert any("normalisation.t2.kind: zscore in the pre-training, range here" in note for note in report.notes)
-    with pytest.raises(UserError, match="zscore in the pre-training, range here"):
+    (note,) = [note for note in report.notes if note.startswith("normalisation.t2: ")]
+    assert "kind zscore" in note.split(" in the pre-training, ")[0] and "kind range" in note.split(" in the pre-training, ")[1]
+    with pytest.raises(UserError, match="kind zscore .*in the pre-training, kind range .*here"):
         start(network(heads=()), str(pretrained), tmp_path, mismatch="error", **other)
 
 
