@@ -58,7 +58,7 @@ def test_images_prepared_in_another_way_are_a_note_or_an_error(pretrained, tmp_p
     report = start(network(heads=()), str(pretrained), tmp_path, **other)
     (note,) = [note for note in report.notes if note.startswith("normalisation.t2: ")]
     assert "kind zscore" in note.split(" in the pre-training, ")[0] and "kind range" in note.split(" in the pre-training, ")[1]
-    with pytest.raises(UserError, match="kind zscore .*in the pre-training, kind range .*here"):
+    with pytest.raises(UserError, match=r"kind zscore .*in the pre-training, kind range .*here"):
         start(network(heads=()), str(pretrained), tmp_path, mismatch="error", **other)
 
 
