@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, some, volume_stem
+from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, single_root, some, volume_stem
 from common.data.ixi_people import People, find_people, read_people
 from common.errors import UserError
 
@@ -30,18 +30,12 @@ _logger = logging.getLogger("brain_bundles")
 
 
 def find_root(dataset_dir: str | os.PathLike[str]) -> Path | None:
-    """Folder of the volumes: the one given, or the one folder in it that fits; None where there is none.
+    """Folder of the volumes: the one given, or the one folder in it; None where there is none.
 
     Raises:
         UserError: several such folders.
     """
-    folder = Path(dataset_dir)
-    if not folder.is_dir() or _has_volumes(folder):
-        return folder if folder.is_dir() else None
-    roots = [place for place in sorted(folder.iterdir()) if place.is_dir() and _has_volumes(place)]
-    if len(roots) > 1:
-        raise UserError(f"{folder}: holds {len(roots)} folders of IXI's T1 ({some(root.name for root in roots)}); give one of them.")
-    return roots[0] if roots else None
+    return single_root(Path(dataset_dir), ("", "*/"), _has_volumes, "IXI T1")
 
 
 def is_ixi(dataset_dir: str | os.PathLike[str]) -> bool:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from torch import nn
 from torch.nn.functional import mse_loss
 
 from common.errors import UserError
+from common.losses.part_means import PartMeans
 from common.metrics.image_similarity import SIGMA, WINDOW
 
 C1, C2 = 0.01**2, 0.03**2
@@ -70,7 +70,7 @@ def dssim(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return (1 - ssim.flatten(1).mean(1)) / 2
 
 
-class ReconstructionLoss(nn.Module):
+class ReconstructionLoss(PartMeans):
     r""":math:`L = w_1 \mathrm{MSE} + w_2 \mathrm{DSSIM}`, means over the batch; each part is kept by its name.
 
     Args:
@@ -88,14 +88,10 @@ class ReconstructionLoss(nn.Module):
     """
 
     def __init__(self, mse: float = 1.0, dssim: float = 0.0) -> None:
-        super().__init__()
         weights = {"mse": float(mse), "dssim": float(dssim)}
         if any(not weight >= 0 for weight in weights.values()) or not any(weights.values()):
             raise UserError(f"ReconstructionLoss: got weights {weights}, expected numbers >= 0 and one at least above 0.")
-        self.weights = {name: weight for name, weight in weights.items() if weight}
-        self.parts: dict[str, torch.Tensor] = {}
-        self._sums: dict[str, torch.Tensor] = {}
-        self._batches = 0
+        super().__init__(weights)
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Loss of a batch: a scalar, float32, of images in [0, 1], ``(B, C, *spatial)`` both.
@@ -110,18 +106,7 @@ class ReconstructionLoss(nn.Module):
             parts["mse"] = mse_loss(prediction.float(), target.float())
         if "dssim" in self.weights:
             parts["dssim"] = dssim(prediction, target).mean()
-        total = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
+        total = self.weighted(parts)
         if total.requires_grad:
-            self._note(parts)
+            self.note(parts)
         return total
-
-    def _note(self, parts: dict[str, torch.Tensor]) -> None:
-        self.parts = {name: part.detach() for name, part in parts.items()}
-        self._sums = {name: self._sums.get(name, 0) + part for name, part in self.parts.items()}
-        self._batches += 1
-
-    def mean_parts(self) -> dict[str, float]:
-        """Means of the parts over the training batches since the last call; empty when there were none."""
-        means = {name: float(total) / self._batches for name, total in self._sums.items()}
-        self._sums, self._batches = {}, 0
-        return means

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, l1_loss
 
 from common.errors import UserError
 from common.losses.cross_modal_contrastive import CrossModalContrastiveLoss
+from common.losses.part_means import PartMeans
 
 Tensors = Mapping[str, Any]
 OUTPUTS = {"reconstruction": "image", "cross_modal": "embedding", "rotation": "rotation", "views": "projection"}
@@ -60,7 +61,7 @@ class ViewsLoss(nn.Module):
         return torch.as_tensor(self.contrast(first, second))
 
 
-class PretrainingLoss(nn.Module):
+class PretrainingLoss(PartMeans):
     r""":math:`L = \sum_k w_k L_k` over the outputs of ``DisruptiveSwinUNETR.pretrain``, each part kept by its name.
 
     Args:
@@ -83,13 +84,12 @@ class PretrainingLoss(nn.Module):
     def __init__(
         self, weights: Mapping[str, float], cross_modal: CrossModalContrastiveLoss | None = None, temperature: float = 0.5
     ) -> None:
-        super().__init__()
         unknown = sorted(set(weights) - set(OUTPUTS))
         if unknown:
             raise UserError(f"weights: got task {unknown}, expected some of {sorted(OUTPUTS)}.")
         if any(not weight >= 0 for weight in weights.values()) or not any(weights.values()):
             raise UserError(f"weights: got {dict(weights)}, expected numbers >= 0 and one at least above 0.")
-        self.weights = {name: float(weight) for name, weight in weights.items() if weight}
+        super().__init__(weights)
         self.cross_modal, self.views = cross_modal or CrossModalContrastiveLoss(), ViewsLoss(temperature)
         self.losses: dict[str, Callable[[Tensors, Tensors], torch.Tensor]] = {
             "reconstruction": reconstruction_loss,
@@ -98,9 +98,6 @@ class PretrainingLoss(nn.Module):
             "views": self.views,
         }
         self.outputs = sorted(OUTPUTS[name] for name in self.weights)
-        self.parts: dict[str, torch.Tensor] = {}
-        self._sums: dict[str, torch.Tensor] = {}
-        self._batches = 0
 
     def _cross_modal(self, outputs: Tensors, targets: Tensors) -> torch.Tensor:
         return torch.as_tensor(self.cross_modal(outputs["embedding"], targets["modality_index"]))
@@ -128,16 +125,5 @@ class PretrainingLoss(nn.Module):
                 parts[name] = self.losses[name](outputs, targets)
             except KeyError as error:
                 raise UserError(f"Task {name} needs the target {error}, the step gave {sorted(targets)}; switch it on there.") from error
-        self._note(parts)
-        return torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
-
-    def _note(self, parts: Mapping[str, torch.Tensor]) -> None:
-        self.parts = {name: part.detach() for name, part in parts.items()}
-        self._sums = {name: self._sums.get(name, 0) + part for name, part in self.parts.items()}
-        self._batches += 1
-
-    def mean_parts(self) -> dict[str, float]:
-        """Means of the parts over the batches since the last call; empty when there were none."""
-        means = {name: float(total) / self._batches for name, total in self._sums.items()}
-        self._sums, self._batches = {}, 0
-        return means
+        self.note(parts)
+        return self.weighted(parts)

@@ -70,7 +70,7 @@ def test_the_folder_above_is_taken_too_and_two_such_folders_are_named(tree: Path
     assert is_ixi(tree.parent) and detect_form(tree.parent, "ixi") == "layout"
     assert find_cases(tree.parent, "ixi", ("t1",)) == read_ixi(tree)
     touch("again/IXI002-Guys-0828-T1.nii.gz")
-    with pytest.raises(UserError, match=r"holds 2 folders of IXI's T1 \(IXI-T1, again\); give one of them"):
+    with pytest.raises(UserError, match=r"holds 2 IXI T1 trees \(IXI-T1, again\); give one of them"):
         read_ixi(tree.parent)
 
 
