@@ -53,9 +53,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows as CSV atomically; columns in order of appearance, empty where a row has no value."""
+def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], digits: int | None = None) -> Path:
+    """Write rows as CSV atomically; columns in order of appearance, empty where a row has no value.
+
+    Args:
+        path: of the file.
+        rows: of any columns.
+        digits: significant digits of floats; None writes them whole.
+    """
     lines, text = list(rows), io.StringIO()
+    if digits is not None:
+        lines = [{key: f"{value:.{digits}g}" if isinstance(value, float) else value for key, value in row.items()} for row in lines]
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in lines for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)

@@ -96,7 +96,7 @@ def _measure_pairs(
         images = measure.predictions(item, result)
         rows += measure(item, result, images)
         kept.add(item, result, images)
-        write_csv(file, [{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows])
+        write_csv(file, rows, digits=6)
     return rows, kept
 
 

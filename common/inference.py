@@ -54,8 +54,7 @@ class CaseRows:
     def write(self) -> None:
         """Write the rows so far to the file, where there is one."""
         if self.output_file is not None:
-            short = [{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in self.rows]
-            write_csv(self.output_file, short)
+            write_csv(self.output_file, self.rows, digits=6)
 
 
 def case_id(item: Mapping[str, Any]) -> str:

@@ -86,7 +86,7 @@ def evaluate_reconstruction(
     rows = CaseRows(measure, str(Path(output_dir) / "metrics.csv"))
     with evaluator.add_event_handler(Events.ITERATION_COMPLETED, rows.add):
         run_cases(evaluator)
-    write_csv(Path(output_dir) / "slices.csv", [_short(row) for row in measure.slice_rows])
+    write_csv(Path(output_dir) / "slices.csv", measure.slice_rows, digits=6)
     curves = read_log(training_log) if training_log else []
     record = read_record(ckpt_dir).get("settings", {}) if ckpt_dir is not None else {}
     summary: dict[str, Any] = {
@@ -169,10 +169,6 @@ def as_table(table: Sequence[Mapping[str, Any]]) -> str:
 
 def _with_sd(row: Mapping[str, Any]) -> str:
     return f"{row['mean']:.3g} ± {row['sd']:.2g}" if math.isfinite(row["sd"]) else f"{row['mean']:.3g}"
-
-
-def _short(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
 
 
 def _pictures(rows: Sequence[Mapping[str, Any]], measure: ReconstructionMeasure, simulated: bool) -> list[dict[str, Any]]:

@@ -95,7 +95,7 @@ def evaluate_residuals(
     write_json(Path(output_dir) / "summary.json", found)
     for name, table in (("slices", measure.slice_rows), ("patients", patients)):
         if table:
-            write_csv(Path(output_dir) / f"{name}.csv", [_short(row) for row in table])
+            write_csv(Path(output_dir) / f"{name}.csv", table, digits=6)
     path = write_report(
         output_dir,
         title,
@@ -187,7 +187,3 @@ def _charts(
         caption = f"Healthy subjects: {part} of the residual by age, sex and site."
         figures.append({"caption": caption, "png": bias_figure(healthy, f"residual_{part}")})
     return figures
-
-
-def _short(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}

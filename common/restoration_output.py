@@ -78,8 +78,7 @@ class RestorationScores:
 
     def _write(self) -> None:
         if self.slices_file is not None and self.slice_rows:
-            short = [{key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in self.slice_rows]
-            write_csv(self.slices_file, short)
+            write_csv(self.slices_file, self.slice_rows, digits=6)
 
 
 class RestorationPictures:

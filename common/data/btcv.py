@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, single_root, some
+from common.data.cases import Case, Finding, finish_cases, is_simulated, known_root, list_volumes, single_root, some
 from common.data.decathlon import read_datalist
 from common.errors import UserError
 
@@ -82,13 +82,7 @@ def read_btcv(dataset_dir: str | os.PathLike[str], labelled: bool = False) -> li
 
     Source: BTCV as distributed by Synapse (names; methods/dae.md, section 1), and MONAI's tutorials for ``imagesTr``.
     """
-    folder = Path(dataset_dir)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected\n{TREE}")
-    root = find_root(folder)
-    if root is None:
-        found = some(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")), 8)
-        raise UserError(f"{folder}: not a BTCV tree: it {'holds ' + found if found else 'is empty'}. Expected\n{TREE}")
+    root = known_root(dataset_dir, find_root, "a BTCV tree", TREE)
     datalist = find_datalist(root)
     if datalist is not None:
         cases = read_datalist(datalist, labelled, modality=MODALITY)

@@ -85,6 +85,28 @@ def single_root(folder: Path, patterns: Sequence[str], fits: Callable[[Path], bo
     return None
 
 
+def known_root(dataset_dir: str | os.PathLike[str], find_root: Callable[[Path], Path | None], name: str, tree: str) -> Path:
+    """Root of a data set's tree in a folder that a user gave.
+
+    Args:
+        dataset_dir: the folder.
+        find_root: gives the root, or None where there is none.
+        name: what was expected, for the error: "not ...".
+        tree: the tree as text, for the error.
+
+    Raises:
+        UserError: no such folder, or no such tree in it; the text says what was found.
+    """
+    folder = Path(dataset_dir)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected\n{tree}")
+    root = find_root(folder)
+    if root is None:
+        found = some(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")), 8)
+        raise UserError(f"{folder}: not {name}: it {'holds ' + found if found else 'is empty'}. Expected\n{tree}")
+    return root
+
+
 def is_simulated(dataset_dir: str | os.PathLike[str]) -> bool:
     """Whether data were made by the simulator: ``SIMULATED.txt`` lies in the folder or at most four above, as above a DICOM series."""
     path = Path(os.path.abspath(Path(dataset_dir).expanduser()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, parse_age, single_root, some, volume_stem
+from common.data.cases import Case, Finding, finish_cases, is_simulated, known_root, list_volumes, parse_age, single_root, some, volume_stem
 from common.data.scan_facts import EMPTY, bare_id, read_tsv, scan_facts
 from common.errors import UserError
 
@@ -97,13 +97,7 @@ def read_dhcp(dataset_dir: str | os.PathLike[str], labelled: bool = False) -> li
 
     Source: dHCP release notes (names of files and columns; methods/neonatal_inr.md, section 1).
     """
-    folder = Path(dataset_dir)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected\n{TREE}")
-    root = find_root(folder)
-    if root is None:
-        found = some(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")), 8)
-        raise UserError(f"{folder}: not a dHCP tree: it {'holds ' + found if found else 'is empty'}. Expected\n{TREE}")
+    root = known_root(dataset_dir, find_root, "a dHCP tree", TREE)
     sessions = index_sessions(root)
     bad = [f"{session.name}: {'; '.join(problems)}" for session in sessions if (problems := session.problems())]
     if bad:

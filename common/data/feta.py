@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, parse_age, single_root, some, volume_stem
+from common.data.cases import Case, Finding, finish_cases, is_simulated, known_root, list_volumes, parse_age, single_root, some, volume_stem
 from common.data.scan_facts import EMPTY, bare_id, read_tsv
 from common.errors import UserError
 
@@ -100,13 +100,7 @@ def read_feta(dataset_dir: str | os.PathLike[str], labelled: bool = False) -> li
     Source: FeTA 2021 and 2022 (names; methods/dae.md, section 1). Columns of participants.tsv are matched without regard to capitals,
         spaces and signs, since their spelling differs between copies.
     """
-    folder = Path(dataset_dir)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected\n{TREE}")
-    root = find_root(folder)
-    if root is None:
-        found = some(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")), 8)
-        raise UserError(f"{folder}: not a FeTA tree: it {'holds ' + found if found else 'is empty'}. Expected\n{TREE}")
+    root = known_root(dataset_dir, find_root, "a FeTA tree", TREE)
     scans = index_scans(root)
     bad = [f"{scan.subject}: {'; '.join(problems)}" for scan in scans if (problems := scan.problems())]
     if bad:

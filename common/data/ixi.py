@@ -9,9 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from common.data.cases import Case, Finding, finish_cases, is_simulated, list_volumes, single_root, some, volume_stem
+from common.data.cases import Case, Finding, finish_cases, is_simulated, known_root, list_volumes, single_root, some, volume_stem
 from common.data.ixi_people import People, find_people, read_people
-from common.errors import UserError
 
 TREE = """IXI-T1/                                        (the folder itself or one that holds it)
   IXI002-Guys-0828-T1.nii.gz                   IXI<3 digits>-<Guys, HH or IOP>-<4 digits>-T1.nii.gz
@@ -60,13 +59,7 @@ def read_ixi(dataset_dir: str | os.PathLike[str], labelled: bool = False) -> lis
 
     Source: IXI's T1 archive and spreadsheet (methods/brain_autoencoder.md, section 1).
     """
-    folder = Path(dataset_dir)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected\n{TREE}")
-    root = find_root(folder)
-    if root is None:
-        found = some(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")), 8)
-        raise UserError(f"{folder}: not IXI's T1: it {'holds ' + found if found else 'is empty'}. Expected\n{TREE}")
+    root = known_root(dataset_dir, find_root, "IXI's T1", TREE)
     cases, people = index_cases(root)
     _logger.info("%s: %s", root, "; ".join(_gaps(cases, people)) or "every volume has age, sex and ethnicity")
     return finish_cases(cases, root, labelled)
