@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.engines import Evaluator
 from monai.networks.utils import eval_mode
+from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 
 from common.errors import UserError
@@ -85,7 +85,8 @@ class ReconstructionMeasure:
         """
         name = case_id(item)
         places, numbers = chosen_slices(item)
-        clean, seeds = _plain(item["image"])[None], [slice_seed(name, number, self.seed) for number in numbers]
+        clean = convert_to_tensor(item["image"], dtype=torch.float32, device="cpu", track_meta=False)[None]
+        seeds = [slice_seed(name, number, self.seed) for number in numbers]
         facts = {key: self.cases.get(name, {}).get(key) for key in CASE_FACTS}
         row: dict[str, Any] = {**facts, "subject": facts["subject"] or name, "slices": len(numbers)}
         self.planes[name], self.number[name] = {}, numbers[len(numbers) // 2]
@@ -114,12 +115,6 @@ class ReconstructionMeasure:
             restored: torch.Tensor = engine.inferer(volume.to(engine.state.device), engine.network).cpu()
         slices = restored[0].movedim(-1, 0)
         return slices[list(places)] if whole else slices
-
-
-def _plain(image: Any) -> torch.Tensor:
-    """The image as a plain float32 tensor on the CPU."""
-    tensor = image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
-    return tensor.detach().cpu().float()
 
 
 def _measured(restored: torch.Tensor, given: torch.Tensor, target: torch.Tensor, kind: str) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.data import MetaTensor
+from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 
 from common.atomic import write_atomic, write_csv
@@ -54,7 +54,8 @@ class RestorationScores:
         own = {"image": item["image"], **{key: item[key] for key in ("brain", "slices") if key in item}, "id": case_id(item)}
         measure = ResidualMeasure([], self.residual, None, self.aggregates)
         found, (places, numbers) = measure(own, result), chosen_slices(own)
-        pairs = [torch.as_tensor(_plain(part)).movedim(-1, 0)[places] for part in (result["pred"], item["image"])]
+        volumes = (convert_to_tensor(part, torch.float32, "cpu", track_meta=False) for part in (result["pred"], item["image"]))
+        pairs = [volume.movedim(-1, 0)[places] for volume in volumes]
         similar = {key: values.tolist() for key, values in slice_similarity(*pairs).items()}
         by_number = {number: {key: similar[key][place] for key in METRICS} for place, number in enumerate(numbers)}
         rows = [self._named({**row, **by_number[row["slice"]]}) for row in measure.slice_rows]
@@ -128,8 +129,3 @@ def shown_slices(values: NDArray[Any], count: int = PICTURED) -> list[int]:
     highest = int(values.mean(axis=(0, 1)).argmax())
     steps = np.floor((np.arange(count - 1) + 0.5) * depth / max(count - 1, 1)).astype(int)
     return sorted({highest, *(int(step) for step in steps)})
-
-
-def _plain(image: Any) -> torch.Tensor:
-    tensor = image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
-    return tensor.detach().cpu().float()

@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from monai.transforms.utils_morphological_ops import erode
+from monai.utils import convert_to_tensor
 
 from common.errors import UserError
 from common.metrics.image_similarity import WINDOW
@@ -148,7 +149,8 @@ class ResidualMap:
         Returns:
             ``(1, P, S, N)`` float32, 0 outside the brain without its rim.
         """
-        return self.finish(residual(_plain(image), _plain(restored), self.kind), image, brain)
+        plain, again = (convert_to_tensor(values, track_meta=False) for values in (image, restored))
+        return self.finish(residual(plain, again, self.kind), image, brain)
 
     def finish(self, values: torch.Tensor, image: torch.Tensor, brain: torch.Tensor | None = None) -> torch.Tensor:
         """Filter and mask a map, such as that of a rival, as this one's is."""
@@ -157,7 +159,7 @@ class ResidualMap:
 
     def mask(self, image: torch.Tensor, brain: torch.Tensor | None = None) -> torch.Tensor:
         """The brain with its rim, ``(1, P, S, N)`` bool."""
-        return _plain(image) != 0 if brain is None else _plain(brain) > 0
+        return convert_to_tensor(image, track_meta=False) != 0 if brain is None else convert_to_tensor(brain, track_meta=False) > 0
 
     def inside(self, image: torch.Tensor, brain: torch.Tensor | None = None) -> torch.Tensor:
         """Where the map is looked at, ``(1, P, S, N)`` bool."""
@@ -209,9 +211,5 @@ class IntensityRuleInferer(Inferer):
 
     def __call__(self, inputs: torch.Tensor, network: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Maps ``(B, 1, P, S, N)`` of images of the same shape, 0 outside the brain."""
-        plain = _plain(inputs)
+        plain = convert_to_tensor(inputs, track_meta=False)
         return torch.stack([equalised_intensity(image, image != 0, self.rule) for image in plain])
-
-
-def _plain(image: Any) -> torch.Tensor:
-    return image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)

@@ -17,6 +17,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.networks.layers import GaussianFilter
 from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 
 from common.errors import UserError
 
@@ -67,7 +68,7 @@ def smooth_labels(labels: torch.Tensor, spacing_mm: Sequence[float], sigma_mm: f
 
     Source: DAE, appendix F ("boundary smoothing", no details); the kernel and sigma are ours.
     """
-    plain = _plain(labels)[0]
+    plain = convert_to_tensor(labels, track_meta=False)[0]
     smooth(torch.zeros(1, 1, 1), spacing_mm, sigma_mm)  # a mistake is told whatever the labels hold
     box = _foreground(plain, [2 * math.ceil(TRUNCATED * sigma_mm / float(edge) + 1) for edge in spacing_mm])
     if sigma_mm == 0 or box is None:
@@ -118,7 +119,7 @@ def keep_components(
     """
     from scipy import ndimage
 
-    array = _plain(labels)[0].cpu().numpy().copy()
+    array = convert_to_tensor(labels, track_meta=False)[0].cpu().numpy().copy()
     voxel_ml = math.prod(float(edge) for edge in spacing_mm) / 1000
     by_number = {int(number): float(volume) for number, volume in min_ml.items()} if isinstance(min_ml, Mapping) else None
     for number, box in enumerate(ndimage.find_objects(array), 1):
@@ -148,10 +149,10 @@ def fill_holes(labels: torch.Tensor) -> torch.Tensor:
     """
     from scipy import ndimage
 
-    box = _foreground(_plain(labels)[0], (0, 0, 0))
+    box = _foreground(convert_to_tensor(labels, track_meta=False)[0], (0, 0, 0))
     if box is None:
         return labels
-    array = _plain(labels)[0].cpu().numpy().copy()
+    array = convert_to_tensor(labels, track_meta=False)[0].cpu().numpy().copy()
     inside = np.pad(array[box], 1)  # around it all is open, as at the volume's edge
     holes, _ = ndimage.label(inside == 0, structure=np.ones((3, 3, 3)))
     for number, place in enumerate(ndimage.find_objects(holes), 1):
@@ -208,7 +209,8 @@ class CleanUpLabeld(MapTransform):
             if self.sigma_mm or len(self.largest) or self.min_ml:
                 spacing = spacing_of(labels, result.get(self.spacing_key), str(key))
                 labels = smooth_labels(labels, spacing, self.sigma_mm)
-                chosen = [int(n) for n in torch.unique(_plain(labels))] if self.largest == "all" else [int(n) for n in self.largest]
+                found = torch.unique(convert_to_tensor(labels, track_meta=False)) if self.largest == "all" else self.largest
+                chosen = [int(number) for number in found]
                 labels = keep_components(labels, spacing, chosen, self.min_ml)
             result[key] = fill_holes(labels) if self.holes else labels
         return result
@@ -224,10 +226,6 @@ def spacing_of(values: Any, other: Any, name: str) -> list[float]:
         if isinstance(held, MetaTensor) and tuple(held.shape[1:]) == tuple(values.shape[1:]):
             return [float(edge) for edge in held.pixdim[:3]]
     raise UserError(f"{name}: its spacing is not known; expected a MetaTensor, or a spacing_key that names one on the same grid.")
-
-
-def _plain(values: torch.Tensor) -> torch.Tensor:
-    return values.as_tensor() if isinstance(values, MetaTensor) else values
 
 
 def _like(values: torch.Tensor, source: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, NormalizeIntensity, ScaleIntensityRange
 from monai.transforms.utils_pytorch_numpy_unification import percentile
+from monai.utils import convert_to_tensor
 
 from common.data.modalities import Modality, modality_of, modality_table
 from common.errors import UserError
@@ -48,14 +49,9 @@ def _scale_channel(values: torch.Tensor, modality: Modality, where: str) -> torc
         raise UserError(f"{where}: the image is empty, shape {tuple(values.shape)}.")
     if modality.kind == "zscore":
         _check_contrast(values, where)
-        return _plain(NormalizeIntensity(nonzero=True)(values))
+        return convert_to_tensor(NormalizeIntensity(nonzero=True)(values), track_meta=False)
     low, high = _bounds(values, modality, where)
-    return _plain(ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(values))
-
-
-def _plain(values: Any) -> torch.Tensor:
-    result: torch.Tensor = values.as_tensor() if isinstance(values, MetaTensor) else values
-    return result
+    return convert_to_tensor(ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(values), track_meta=False)
 
 
 def _check_contrast(values: torch.Tensor, where: str) -> None:

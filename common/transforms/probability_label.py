@@ -11,6 +11,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 
 from common.errors import UserError
 from common.transforms.label_cleanup import restore_classes, smooth, spacing_of
@@ -89,7 +90,7 @@ class ProbabilityToLabeld(MapTransform):
                 raise UserError(f"{key!s}: got shape {tuple(values.shape)}, expected probabilities (K, X, Y, Z) of 2 to 256 classes.")
             placed = values if isinstance(values, MetaTensor) else result.get(self.image_key)
             affine = getattr(placed, "affine", None)
-            channels = self._channels(_plain(values), placed, str(key))
+            channels = self._channels(convert_to_tensor(values, track_meta=False), placed, str(key))
             goal = None if self.source_key is None else source_grid(result.get(self.source_key), self.source_key)
             if goal is not None and affine is None:
                 raise UserError(f"{key!s}: its place is not known; expected a MetaTensor, or one called '{self.image_key}' beside it.")
@@ -98,7 +99,7 @@ class ProbabilityToLabeld(MapTransform):
                 label, top, entropy = label_of(channels, len(values))
             else:
                 label, top, entropy = label_of(channels, len(values))
-                self._restore(label, _plain(values))
+                self._restore(label, convert_to_tensor(values, track_meta=False))
             for name, found in ((key, label), (self.probability_key, top), (self.entropy_key, entropy)):
                 result[name] = found[None] if affine is None else MetaTensor(found[None], affine=affine, meta=_file_of(placed))
         return result
@@ -150,7 +151,3 @@ def _on_grid(channels: Iterator[torch.Tensor], affine: Any, grid: Grid) -> Itera
 def _file_of(placed: Any) -> dict[str, Any]:
     found = getattr(placed, "meta", {}).get("filename_or_obj")
     return {} if found is None else {"filename_or_obj": found}
-
-
-def _plain(values: torch.Tensor) -> torch.Tensor:
-    return values.as_tensor() if isinstance(values, MetaTensor) else values
