@@ -19,11 +19,10 @@ from common.metrics.slice_similarity import METRICS
 from common.reconstruction_paper import PAPER
 from common.reconstruction_runs import setting_of
 from common.study_runs import plan_row, read_study
-from tests.bundles.in_process import configs_of, evaluate_bundle, messages, read_csv, run, workflow_of
+from common.transforms.t1_brain import extract_t1_brain
+from tests.bundles.in_process import configs_of, evaluate_bundle, messages, read_csv, run, train_bundle, workflow_of
 
 CONFIGS = configs_of("brain_autoencoder")
-# what smoke.json trains; inference.json is told by hand
-SMALL = {"widths": [4, 4, 8], "slice_size": 32}
 KINDS = ("none", "dropout", "noise", "square", "blur")
 make_workflow = partial(workflow_of, "brain_autoencoder")
 evaluate = partial(evaluate_bundle, "brain_autoencoder")
@@ -42,7 +41,7 @@ def evaluate_anomaly(trained: Any, output: Path, *overlays: str, **overrides: An
 
 def infer(trained: Any, dataset_dir: Path, output: Path, **overrides: Any) -> None:
     paths = trained.paths | {"dataset_dir": str(dataset_dir), "output_dir": str(output)}
-    run(make_workflow("inference.json", kind="infer", **paths | SMALL | overrides))
+    run(make_workflow("inference.json", kind="infer", **paths | overrides))
 
 
 def labelled(trained: Any) -> set[str]:
@@ -53,7 +52,7 @@ def labelled(trained: Any) -> set[str]:
 
 
 def test_no_property_of_inference_that_other_tools_look_for_is_missing(trained_bae: Any, tmp_path: Path) -> None:
-    workflow = make_workflow("inference.json", kind="infer", **trained_bae.paths | {"output_dir": str(tmp_path)}, **SMALL)
+    workflow = make_workflow("inference.json", kind="infer", **trained_bae.paths | {"output_dir": str(tmp_path)})
     workflow.initialize()
     assert workflow.check_properties() == []
 
@@ -105,8 +104,9 @@ def test_a_variant_behind_an_evaluation_does_not_change_what_is_measured(variant
         for key in ("measured", "volumes", "volume_loader", "inferer", "evaluator"):
             assert before["validate"][key] == behind["validate"][key]
         assert before["run"] == behind["run"]
-    chosen = merged("train.json", variant, "evaluate.json")["train"]["deterministic_transforms"][3]["selector"]["rule"]
-    assert chosen == "@measured_slices", "rows that chose other slices for training are measured on the same"
+    steps = merged("train.json", variant, "evaluate.json")["train"]["deterministic_transforms"]
+    chosen = [step["selector"]["rule"] for step in steps if "selector" in step]
+    assert chosen == ["@measured_slices"], "rows that chose other slices for training are measured on the same"
 
 
 def test_maps_are_measured_alike_behind_the_other_evaluation() -> None:
@@ -281,6 +281,25 @@ def test_inference_lists_every_volume_and_slice_and_draws_when_asked(restored: P
     assert (restored / "inference_config.json").is_file()
 
 
+def test_networks_of_stripped_heads_see_the_brain_alone_whether_the_file_still_has_a_skull_or_not(trained_bae: Any, tmp_path: Path) -> None:
+    train_bundle("brain_autoencoder", trained_bae, tmp_path / "trained", "variant_stripped.json", max_epochs=1)
+    case = read_ixi(trained_bae.dataset_dir)[0]
+    head: Any = nibabel.load(case["image"][0])
+    values = np.asarray(head.dataobj)
+    brain = extract_t1_brain(values, head.header.get_zooms(), superior_axis=1)
+    paths = {name: tmp_path / "data" / f"{name}.nii.gz" for name in ("head", "stripped", "mask")}
+    paths["head"].parent.mkdir()
+    for name, volume in {"head": values, "stripped": np.where(brain, values, 0), "mask": brain.astype(np.uint8)}.items():
+        nibabel.save(nibabel.Nifti1Image(volume, head.affine), paths[name])
+    cases = [{"id": name, "subject": name, "image": [str(paths[name])], "brain": str(paths["mask"])} for name in ("head", "stripped")]
+    found = {"cases": cases, "ckpt_dir": str(tmp_path / "trained" / "models"), "output_dir": str(tmp_path / "out"), "save_restored": True}
+    run(make_workflow("inference.json", kind="infer", **found))
+    for kind in ("anomaly", "restored"):
+        one, other = (nibabel.load(tmp_path / "out" / f"{name}_{kind}.nii.gz").get_fdata() for name in ("head", "stripped"))
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(one).max())
+        assert one[brain].std() > 0
+
+
 def test_inference_scores_a_volume_as_the_evaluations_do(trained_bae: Any, tmp_path: Path, evaluated: Path, mapped: Path) -> None:
     case = read_ixi(trained_bae.dataset_dir)[1]
     infer(trained_bae, trained_bae.dataset_dir, tmp_path, cases=[case], save_restored="false")
@@ -309,14 +328,14 @@ def test_a_file_that_is_no_head_is_named_and_stops_nobody(trained_bae: Any, scan
 
 def test_missing_weights_are_named_with_what_to_do(trained_bae: Any, scans: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
-        infer(trained_bae, scans, tmp_path, ckpt_dir=str(tmp_path / "nowhere"))
+        infer(trained_bae, scans, tmp_path, ckpt_dir=str(tmp_path / "nowhere"), widths=[4, 4, 8])
     assert "no weights at" in messages(caught.value) and "train first" in messages(caught.value)
 
 
 def test_predict_needs_no_config_and_takes_a_mask_of_the_brain(trained_bae: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     case = read_ixi(trained_bae.dataset_dir)[1]
     words = ["brain_autoencoder", "--t1", case["image"][0], "--brain", case["brain"], str(tmp_path)]
-    assert predict.main([*words, "--weights", str(trained_bae.ckpt_dir), "--device", "cpu"]) == 0
+    assert predict.main([*words, "--weights", str(trained_bae.ckpt_dir), "--demo", "--device", "cpu"]) == 0
     printed = capfd.readouterr().out
     assert "trained on SIMULATED data" in printed and "anomaly_mean" in printed and case["id"] in printed
     written = {path.name.removeprefix(case["id"]) for path in tmp_path.iterdir()}
