@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from common.errors import UserError
 
@@ -69,6 +72,13 @@ def flag(value: object, name: str = "flag") -> bool:
     if text not in ("true", "false", "yes", "no", "1", "0"):
         raise UserError(f"{name}: got '{value}', expected true or false.")
     return text in ("true", "yes", "1")
+
+
+def trained(ckpt_dir: str | Path | Sequence[str | Path] | None, key: str, default: Any) -> Any:
+    """A setting as the weights were trained with it, for configs that take any weights; see :func:`common.trained_settings.trained`."""
+    from common.trained_settings import trained as recorded
+
+    return recorded(ckpt_dir, key, default)
 
 
 def bundle_root(name: str) -> str:

@@ -1,4 +1,7 @@
-"""Refuse settings that weights were not trained with. A network that fits may still be asked the wrong question, silently."""
+"""Settings that weights were trained with: read, or refused where they differ.
+
+MONAI loads a ``state_dict`` and no more: a network that fits may still be asked the wrong question, silently.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.weights import read_record
+from common.weights import read_record, weight_folders
 
 
-def check_settings(ckpt_dir: str | Path | Sequence[str], settings: Mapping[str, Any]) -> None:
+def trained(ckpt_dir: str | Path | Sequence[str | Path] | None, key: str, default: Any) -> Any:
+    """A setting as the weights were trained with it, so that ``inference.json`` fits whatever weights lie in its folder.
+
+    Args:
+        ckpt_dir: folder of the weights with ``weights.json``, or a file beside it; need not exist. Or several, which must agree, or None.
+        key: the setting's config id.
+        default: its value where no record names it: the paper's.
+
+    Returns:
+        The value as JSON has it: lists stay lists.
+
+    Raises:
+        UserError: a damaged record, or several folders with different values.
+    """
+    folders = weight_folders(ckpt_dir)
+    found = [settings[key] for settings in (read_record(folder).get("settings", {}) for folder in folders) if key in settings]
+    value = found[0] if found else default
+    check_settings(folders, {key: value})
+    return value
+
+
+def check_settings(ckpt_dir: str | Path | Sequence[str | Path], settings: Mapping[str, Any]) -> None:
     """Compare the settings of a run with those that the record of the weights names.
 
     Args:

@@ -130,12 +130,22 @@ class Training:
         self.best: dict[str, float] = {}  # best validation metric per member; text keys, as JSON has them
         for index, stage in enumerate(self.stages):
             stage.trainer.add_event_handler(Events.EPOCH_STARTED, self._seed, index)
+            stage.trainer.add_event_handler(Events.EPOCH_COMPLETED, self._validate_once, index)
             stage.trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save, index)
 
     def _seed(self, engine: Any, index: int) -> None:
         self.progress["member"] = self.member
         engine.state.progress = self.progress
         seed_epoch(engine, self.seed, self.rank, self.member, index, engine.state.epoch)
+
+    def _validate_once(self, engine: Any, index: int) -> None:
+        """After the last epoch of a training that is shorter than the interval of its validation, which would leave no model."""
+        validator: Any = self.stages[index].validator
+        epoch = engine.state.epoch
+        if validator is None or epoch != engine.state.max_epochs or validator.state.best_metric_epoch > 0:
+            return
+        if validator.state.epoch != epoch:
+            validator.run(epoch)
 
     def _save(self, engine: Any, index: int) -> None:
         stage = self.stages[index]
@@ -260,8 +270,9 @@ def train(
     """
     resume = flag(resume, "resume")
     loaded = [h.load_path for h in handlers if isinstance(h, CheckpointLoader)]
-    if weights is not None:
-        load_weights(network, weights)
+    for path in [weights, *loaded]:
+        if path is not None:
+            load_weights(network, path)  # MONAI Label's loader would stop only after the data were read, and without a cure
     if loaded or weights is not None:
         logger.info("Weights given (%s): pre-training is skipped.", weights or loaded[0])
         stages = stages[-1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,21 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.weight_shards import read_shards, shard_files
 
 RECORD = "weights.json"
+SIMULATED = "*** trained on SIMULATED data: a demonstration, not a result ***"
+NOT_VERIFIED = "Research only: nobody has verified these weights on data such as yours. Never for diagnosis."
+_CURE = "Copy it again together with the weights it belongs to, or train them again."
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
-    """Read a ``state_dict`` from a file, with ``weights_only``, on the CPU.
+    """Read a ``state_dict`` from a file or its parts, with ``weights_only``, on the CPU.
 
     Raises:
         UserError: the file is no ``state_dict`` saved by torch, or damaged. A missing file is the caller's to explain.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as weights ({type(error).__name__}); expected a state_dict saved by torch.") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path} cannot be read as weights (it holds a {type(state).__name__}); expected a state_dict saved by torch.")
-    return state
+    return read_shards(path)
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
@@ -40,7 +38,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     Raises:
         UserError: no such file, unreadable, or trained with another network.
     """
-    if not os.path.isfile(path):
+    if not shard_files(path):
         raise UserError(f"There are no weights at {path}: train first (train.json), or give their folder (--ckpt_dir).")
     state = read_weights(path)
     try:
@@ -53,9 +51,44 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 
 def read_record(ckpt_dir: str | Path) -> dict[str, Any]:
-    """What the training wrote about its weights (``weights.json`` in the folder, or beside the file); empty when there is none."""
+    """What the training wrote about its weights.
+
+    Args:
+        ckpt_dir: folder with ``weights.json``, or a file beside it.
+
+    Returns:
+        The record; empty when there is none.
+
+    Raises:
+        UserError: the record is damaged.
+    """
     path = (Path(ckpt_dir).parent if Path(ckpt_dir).is_file() else Path(ckpt_dir)) / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as the record of weights ({error}). {_CURE}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("settings", {}), dict):
+        raise UserError(f"{path} is no record of weights: expected an object, with an object 'settings' in it. {_CURE}")
+    return record
+
+
+def weight_folders(ckpt_dir: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+    """The folders or files of weights as a list: of one, of several folds, of none (a rule, which nobody trained)."""
+    if ckpt_dir is None:
+        return []
+    return [ckpt_dir] if isinstance(ckpt_dir, str | Path) else list(ckpt_dir)
+
+
+def is_simulated(ckpt_dir: str | Path | Sequence[str | Path] | None) -> bool:
+    """Whether weights are tagged as trained on simulated data; of several folders, whether any is."""
+    return any(bool(read_record(folder).get("simulated")) for folder in weight_folders(ckpt_dir))
+
+
+def print_origin(ckpt_dir: str | Path | Sequence[str | Path] | None) -> None:
+    """Say on the screen what results with these weights are worth, loudly where they were trained on simulated data."""
+    print(SIMULATED if is_simulated(ckpt_dir) else NOT_VERIFIED, flush=True)
 
 
 def member_files(ckpt_dir: str | Path, members: int | None = None) -> list[Path]:

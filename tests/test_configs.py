@@ -195,12 +195,49 @@ def test_every_reference_resolves(path: Path) -> None:
                 assert reference in parser, f"{'::'.join(place)}: @{reference} is nowhere"
 
 
+def recorded_by(train: Path) -> set[str]:
+    """The settings that a training writes beside its weights: a block, ``@settings``, or ``$dict(@settings, more=@more)``."""
+    config = load(train)
+    (step,) = [step for step in config["run"] if isinstance(step, dict) and step["_target_"] == "common.training.train"]
+    settings = step["settings"]["settings"]
+    if isinstance(settings, dict):
+        return set(settings)
+    assert "@settings" in settings
+    return {*config["settings"], *re.findall(r"(\w+)=@\1\b", settings)}
+
+
+def without_weights(path: Path, **more: Any) -> ConfigParser:
+    """A config whose folder of weights is empty: settings that weights record have the config's own values."""
+    return ConfigParser(load(path).get() | {"ckpt_dir": "/none"} | more)
+
+
 @each([path for path in BASES if path.name == "inference.json"])
 def test_inference_repeats_training_without_a_difference(path: Path) -> None:
-    train, inference = load(path.with_name("train.json")).get(), load(path).get()
+    train, inference = load(path.with_name("train.json")), without_weights(path)
     assert train["network_def"] == inference["network_def"]
-    shared = [key for key in inference if key in train and key not in BY_CONFIG]
-    assert {key: train[key] for key in shared} == {key: inference[key] for key in shared}
+    shared = [key for key in inference.get() if key in train and key not in (*BY_CONFIG, "ckpt_dir")]
+    recorded = recorded_by(path.with_name("train.json"))
+    values = {key: inference.get_parsed_content(key) if key in recorded else inference[key] for key in shared}
+    expected = {key: train.get_parsed_content(key) if key in recorded else train[key] for key in shared}
+    assert values == expected
+    assert all(type(values[key]) is type(expected[key]) for key in shared), "2 is not 2.0"
+
+
+@each([path for path in BASES if path.name == "inference.json"])
+def test_inference_takes_every_setting_that_a_training_records_from_its_weights(path: Path, tmp_path: Path) -> None:
+    recorded = recorded_by(path.with_name("train.json"))
+    assert recorded and not recorded - set(load(path).get())
+    (tmp_path / "weights.json").write_text(json.dumps({"settings": {key: [key, 0.5, None] for key in recorded}}))
+    parser = without_weights(path, ckpt_dir=str(tmp_path))
+    assert {key: parser.get_parsed_content(key) for key in recorded} == {key: [key, 0.5, None] for key in recorded}
+    assert {key for key, value in parser.get().items() if "common.trained(" in str(value)} == recorded
+
+
+@each([path for path in BASES if path.name == "inference.json"])
+def test_inference_says_what_its_weights_are_worth_before_it_loads_them(path: Path) -> None:
+    steps = [step["_target_"] if isinstance(step, dict) else step for step in load(path)["run"]]
+    loading = next(index for index, step in enumerate(steps) if step in ("common.weights.load_weights", "$@inferer.load(@network)"))
+    assert "common.weights.print_origin" in steps[:loading]
 
 
 @each(BASES)
@@ -227,15 +264,6 @@ def test_components_that_compute_an_equation_name_it(path: Path) -> None:
     assert named, "no _desc_ names an equation of the paper"
     known = (path.parents[1] / "docs" / "equations.md").read_text(encoding="utf-8")
     assert not [number for number in named if f"Eq. {number}" not in known]
-
-
-def test_inference_knows_every_setting_that_a_training_records_with_its_weights() -> None:
-    for path in (base for base in BASES if base.name == "train.json"):
-        known = load(path.with_name("inference.json"))
-        steps = [step for step in load(path)["run"] if isinstance(step, dict) and step["_target_"] == "common.training.train"]
-        recorded = [step["settings"]["settings"] for step in steps]
-        unknown = [key for settings in recorded if isinstance(settings, dict) for key in settings if key not in known]
-        assert recorded and not unknown, name(path)
 
 
 @each(STUDIES)

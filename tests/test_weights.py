@@ -6,7 +6,8 @@ from torch import nn
 
 from common.errors import UserError
 from common.networks.zscore_rule import ZScoreRule
-from common.weights import load_members, load_weights, member_files, read_record, read_weights
+from common.weight_shards import shard_names, state_bytes
+from common.weights import is_simulated, load_members, load_weights, member_files, print_origin, read_record, read_weights
 
 
 def network(seed=0, outputs=3):
@@ -85,6 +86,20 @@ def test_no_record_is_an_empty_record(tmp_path):
     assert read_record(tmp_path) == {}
 
 
+def test_weights_of_simulated_data_are_called_so_loudly(folder, tmp_path, capsys):
+    simulated = tmp_path / "simulated"
+    simulated.mkdir()
+    (simulated / "weights.json").write_text(json.dumps({"simulated": True}))
+    for place in (simulated, str(simulated), [str(folder), str(simulated)]):
+        assert is_simulated(place)
+        print_origin(place)
+        assert capsys.readouterr().out == "*** trained on SIMULATED data: a demonstration, not a result ***\n"
+    for place in (folder, [str(folder)], tmp_path / "nowhere", None):
+        assert not is_simulated(place)
+        print_origin(place)
+        assert "nobody has verified these weights" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("members", "names"),
     [(None, ["member_0.pt", "member_1.pt", "member_2.pt"]), (2, ["member_0.pt", "member_1.pt"]), (1, ["model.pt"])],
@@ -121,3 +136,15 @@ def test_members_do_not_share_memory_with_the_network(folder):
 
 def test_a_rule_without_parameters_needs_no_file(tmp_path):
     assert load_members(ZScoreRule(), tmp_path) == [{}]
+
+
+def test_weights_kept_in_parts_load_as_the_whole_file_would(tmp_path):
+    network, other = nn.Linear(40, 30), nn.Linear(40, 30)
+    for name, part in shard_names("model.pt", state_bytes(network.state_dict()), part_bytes=2000).items():
+        (tmp_path / name).write_bytes(part)
+    assert not (tmp_path / "model.pt").exists() and len(list(tmp_path.iterdir())) > 2
+    load_weights(other, tmp_path / "model.pt")
+    assert torch.equal(other.weight, network.weight)
+    (tmp_path / "model.pt.part2").unlink()
+    with pytest.raises(UserError, match=r"kept in parts, found \[1, 3.*copy the missing ones"):
+        load_weights(other, tmp_path / "model.pt")

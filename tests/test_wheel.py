@@ -61,7 +61,7 @@ def test_an_installed_wheel_predicts_on_the_source_grid_from_an_empty_folder(whe
     adc = next((trained_ladp.dataset_dir / "1ADC_ss").glob("*.mha"))
     (zadc,) = (trained_ladp.dataset_dir / "2Z_ADC").glob(f"Zmap_{adc.name.split('-ADC')[0]}-*.mha")
     command = [sys.executable, "-m", "common.predict", "ladp", "--adc", adc, "--zadc", zadc, "out", "--device", "cpu"]
-    printed = run(*command, "--weights", trained_ladp.ckpt_dir, cwd=empty, PYTHONPATH=str(target))
+    printed = run(*command, "--weights", trained_ladp.ckpt_dir, "--demo", cwd=empty, PYTHONPATH=str(target))
     assert "trained on SIMULATED data" in printed and f"{target}" in printed
     stem = adc.name.removesuffix(".mha")
     mask, affine = read_volume(empty / "out" / f"{stem}_lesion.mha")

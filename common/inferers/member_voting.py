@@ -12,7 +12,8 @@ from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from torch import nn
 
-from common.weights import load_members
+from common.data.file_stamps import file_stamps
+from common.weights import load_members, member_files
 
 
 def vote_share(probabilities: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
@@ -45,7 +46,8 @@ def majority(share: torch.Tensor) -> torch.Tensor:
 class MemberInferer(Inferer):
     """Run an inferer once per member of an ensemble and stack the results as channels.
 
-    The members' weights are read at the first call, so that a config can be parsed before there are any.
+    The members' weights are read at the first call, so that a config can be parsed before there are any, and again where the files have
+    changed: a server such as MONAI Label keeps this object while it trains.
 
     Args:
         inferer: gives ``(B, 1, *spatial)`` probabilities for one network.
@@ -57,6 +59,7 @@ class MemberInferer(Inferer):
         super().__init__()
         self.inferer, self.ckpt_dir, self.members = inferer, ckpt_dir, members
         self.copies: list[nn.Module] = []
+        self.stamps: list[tuple[str, int, int]] = []
 
     def load(self, network: nn.Module) -> None:
         """Read the members' weights into copies of the network, so that missing weights are said before the first case.
@@ -66,16 +69,26 @@ class MemberInferer(Inferer):
         """
         if self.ckpt_dir is None:
             return
+        self.copies, self.stamps = [], self._stamps()
         for state in load_members(network, self.ckpt_dir, self.members):
             member = copy.deepcopy(network).eval()
             member.load_state_dict(state)
             self.copies.append(member)
 
+    def _stamps(self) -> list[tuple[str, int, int]]:
+        """What tells the members' files from those of a later training."""
+        return [] if self.ckpt_dir is None else file_stamps(member_files(self.ckpt_dir, self.members))
+
+    def _changed(self) -> bool:
+        """Whether there are other weights than those that are held; while a training has moved them away, these serve on."""
+        stamps = self._stamps()
+        return stamps != self.stamps and all(size >= 0 for _, size, _ in stamps)
+
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Probabilities ``(B, members, *spatial)`` of a batch ``(B, C, *spatial)``."""
         if self.ckpt_dir is None:
             return self.inferer(inputs, network, *args, **kwargs)
-        if not self.copies:
+        if not self.copies or self._changed():
             assert isinstance(network, nn.Module)
             self.load(network)
         return torch.cat([self.inferer(inputs, member, *args, **kwargs) for member in self.copies], dim=1)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
 from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
 from torch import nn
 
+from common.data.file_stamps import file_stamps
 from common.errors import UserError
 from common.inferers.flip_averaging import FlipAveragingInferer
 from common.inferers.member_voting import MemberInferer
@@ -79,8 +80,9 @@ class SoftmaxFlipInferer(FlipAveragingInferer):
 
     def _probability(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.blend == "probabilities":
-            return _plain(self.inferer(inputs, lambda x, *a, **k: network(x, *a, **k).float().softmax(dim=1), *args, **kwargs))
-        logits = _plain(self.inferer(inputs, network, *args, **kwargs)).float()
+            blended = self.inferer(inputs, lambda x, *a, **k: network(x, *a, **k).float().softmax(dim=1), *args, **kwargs)
+            return convert_to_tensor(blended, track_meta=False)
+        logits = convert_to_tensor(self.inferer(inputs, network, *args, **kwargs), track_meta=False).float()
         shared = logits.untyped_storage().data_ptr() == inputs.untyped_storage().data_ptr()  # a rule that passes its input on
         return softmax_(logits.clone() if shared else logits)
 
@@ -88,7 +90,8 @@ class SoftmaxFlipInferer(FlipAveragingInferer):
 class ProbabilityEnsembleInferer(MemberInferer):
     """Mean softmax over members, flips and windows, in about three volumes of probabilities and one copy of the network, however many.
 
-    The members' files are read at the first call, one after the other for every case, so that a config can be parsed before there are any.
+    The members' files are read at the first call, one after the other for every case, so that a config can be parsed before there are any,
+    and looked for again where they have changed, see ``MemberInferer``.
 
     Args:
         inferer: gives logits ``(B, K, *spatial)`` for one network: MONAI's ``SlidingWindowInferer``, whose ``device`` is where the sum is
@@ -127,9 +130,15 @@ class ProbabilityEnsembleInferer(MemberInferer):
         if not any(True for _ in network.parameters()):
             return
         self.copies, self.held = [copy.deepcopy(network).eval()], None
-        self.files = [file for folder in self.folders for file in member_files(folder, self.members)]
+        self.files, self.stamps = self._found(), self._stamps()
         for file in self.files:
             self._member(file)
+
+    def _found(self) -> list[Path]:
+        return [file for folder in self.folders for file in member_files(folder, self.members)]
+
+    def _stamps(self) -> list[tuple[str, int, int]]:
+        return file_stamps(self._found())
 
     def _member(self, file: Path) -> nn.Module:
         """The copy of the network with the weights of a file."""
@@ -141,10 +150,10 @@ class ProbabilityEnsembleInferer(MemberInferer):
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Probabilities ``(B, K, *spatial)`` float32, which sum to 1 over K, of a batch ``(B, C, *spatial)``."""
-        if self.folders and not self.files:
+        if self.folders and (not self.files or self._changed()):
             assert isinstance(network, nn.Module)
             self.load(network)
-        inputs = _plain(inputs)
+        inputs = convert_to_tensor(inputs, track_meta=False)
         total: torch.Tensor | None = None
         for file in self.files:
             total = self.flips.add(total, inputs, self._member(file), *args, **kwargs)
@@ -152,7 +161,3 @@ class ProbabilityEnsembleInferer(MemberInferer):
             total = self.flips.add(None, inputs, network, *args, **kwargs)
         total /= max(len(self.files), 1) * len(self.flips.flips)
         return total
-
-
-def _plain(values: torch.Tensor) -> torch.Tensor:
-    return values.as_tensor() if isinstance(values, MetaTensor) else values

@@ -14,6 +14,8 @@ from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "tests" / "schemas" / "bundle_metadata.json"
+# for tests of a config's own values: a checkout may hold weights of any size
+NO_WEIGHTS = str(ROOT / "tests" / "none")
 
 
 def configs_of(bundle: str) -> Path:
@@ -34,8 +36,8 @@ def run(workflow: ConfigWorkflow) -> None:
 
 
 def network_of_inference(bundle: str, **overrides: Any) -> nn.Module:
-    """``network_def`` of inference.json as other tools build it: parsed, without running anything."""
-    config = ConfigParser.load_config_files([str(configs_of(bundle) / "inference.json")]) | overrides
+    """``network_def`` of inference.json as other tools build it: parsed, without running anything; by default without weights."""
+    config = ConfigParser.load_config_files([str(configs_of(bundle) / "inference.json")]) | {"ckpt_dir": NO_WEIGHTS} | overrides
     return ConfigParser(config).get_parsed_content("network_def")
 
 

@@ -38,9 +38,9 @@ from tests.bundles.in_process import (
 
 NAME = "disruptive_autoencoder"
 CONFIGS = configs_of(NAME)
-# what smoke.json trains; inference.json is told by hand
+# what smoke.json trains; inference.json reads it beside the weights
 SMALL_NET = {"patch_size": [32, 32, 64], "feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 3}
-SMALL = {**SMALL_NET, "overlap": 0.0}
+SMALL = {"overlap": 0.0}
 SMALL_VARIANT: dict[str, dict[str, Any]] = {
     "variant_unetr.json": {"unetr_features": 4, "unetr_hidden": 24, "unetr_mlp": 32, "unetr_heads": 2},
     "variant_segresnet.json": {"segresnet_filters": 4, "segresnet_blocks": [1, 1, 1]},
@@ -308,7 +308,7 @@ def test_predict_takes_one_file(
 ) -> None:
     for name in ("", "brain_bundles"):  # predict sets up logging to this test's own stdout
         monkeypatch.setattr(logging.getLogger(name), "handlers", list(logging.getLogger(name).handlers))
-    words = [NAME, "--t2w", str(scans / "plain.nii.gz"), str(tmp_path), "--weights", str(trained_dae.ckpt_dir), "--device", "cpu"]
+    words = [NAME, "--t2w", str(scans / "plain.nii.gz"), str(tmp_path), "--weights", str(trained_dae.ckpt_dir), "--device", "cpu", "--demo"]
     assert predict(words) == 0
     printed = capsys.readouterr().out
     assert "SIMULATED" in printed and "ventricles_ml" in printed
@@ -317,7 +317,7 @@ def test_predict_takes_one_file(
 
 def test_missing_weights_are_named_with_what_to_do(trained_dae: Any, scans: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
-        infer(trained_dae, scans, tmp_path, ckpt_dir=str(tmp_path / "nowhere"))
+        infer(trained_dae, scans, tmp_path, ckpt_dir=str(tmp_path / "nowhere"), **SMALL_NET)
     assert "no weights at" in messages(caught.value) and "train first" in messages(caught.value)
 
 
@@ -424,7 +424,7 @@ def test_abdominal_organs_are_an_overlay_of_everything(trained_dae: Any, tmp_pat
     evaluate(trained_dae, tmp_path / "eval", "btcv.json", **where)
     assert {"pancreas_dice", "left_adrenal_gland_hd95_mm"} <= set(read_csv(tmp_path / "eval" / "metrics.csv")[0])
     source = next(Path(data).rglob("img0001.nii.gz"))
-    words = [NAME, "--ct", str(source), str(tmp_path / "made"), "--weights", str(tmp_path / "models"), "--device", "cpu"]
+    words = [NAME, "--ct", str(source), str(tmp_path / "made"), "--weights", str(tmp_path / "models"), "--device", "cpu", "--demo"]
     assert predict(words) == 0, "the input is called as the weights call it"
     labels = nibabel.load(tmp_path / "made" / "img0001_dseg.nii.gz")
     assert labels.shape == nibabel.load(source).shape

@@ -16,10 +16,10 @@ import torch
 from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 
 from common.errors import UserError
-from tests.bundles.in_process import SCHEMA, configs_of, network_of_inference, read_csv, run, workflow_of
+from tests.bundles.in_process import NO_WEIGHTS, SCHEMA, configs_of, network_of_inference, read_csv, run, workflow_of
 
 CONFIGS = configs_of("ladp")
-SMALL_NET = {"image_size": 32, "width": 0.0625}  # what smoke.json trains; inference.json is told by hand
+SMALL_NET = {"image_size": 32, "width": 0.0625}  # what smoke.json trains; inference.json reads it beside the weights
 make_workflow = partial(workflow_of, "ladp")
 small_network = partial(network_of_inference, "ladp", **SMALL_NET)
 VARIANTS = sorted(path.name for path in CONFIGS.glob("variant_*.json") if path.name != "variant_zscore_rule.json")
@@ -65,6 +65,7 @@ def test_the_network_has_the_inputs_and_outputs_of_its_metadata(tmp_path: Path) 
         device="cpu",
         n=1,
         width=SMALL_NET["width"],
+        ckpt_dir=NO_WEIGHTS,
     )
 
 
@@ -159,7 +160,7 @@ def test_a_report_on_simulated_data_says_so_in_its_title(evaluated: Path) -> Non
 def predicted(trained_ladp: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("predicted")
     paths = trained_ladp.paths | {"output_dir": str(output)}
-    run(make_workflow("inference.json", kind="infer", save_vote_share="true", threshold=1e-6, **paths, **SMALL_NET))
+    run(make_workflow("inference.json", kind="infer", save_vote_share="true", threshold=1e-6, **paths))
     return output
 
 
@@ -195,7 +196,7 @@ def test_inference_lists_every_case_and_writes_vote_shares_when_asked(predicted:
 
 def test_weights_of_another_size_are_refused_with_the_settings_they_were_trained_with(trained_ladp: Any, tmp_path: Path) -> None:
     paths = trained_ladp.paths | {"output_dir": str(tmp_path)}
-    workflow = make_workflow("inference.json", kind="infer", **paths, image_size=32, width=0.125)
+    workflow = make_workflow("inference.json", kind="infer", **paths, width=0.125)
     with pytest.raises(Exception) as caught:
         run(workflow)
     text = messages(caught.value)
@@ -245,7 +246,7 @@ def test_a_damaged_file_is_named_and_does_not_stop_the_others(trained_ladp: Any,
     damaged.write_bytes(damaged.read_bytes()[:300])
     paths = trained_ladp.paths | {"output_dir": str(tmp_path / "out"), "dataset_dir": str(cohort)}
     with pytest.raises(RuntimeError) as caught:
-        run(make_workflow("inference.json", kind="infer", **paths, **SMALL_NET))
+        run(make_workflow("inference.json", kind="infer", **paths))
     cases = len(list((cohort / "1ADC_ss").glob("*.mha")))
     assert f"1 of {cases} cases failed, the others are done" in messages(caught.value) and damaged.name in messages(caught.value)
     assert len(read_csv(tmp_path / "out" / "lesions.csv")) == len(list((tmp_path / "out").glob("*lesion.mha"))) == cases - 1
@@ -273,7 +274,6 @@ def test_the_torchscript_export_computes_what_the_network_computes(trained_ladp:
         bundle_root=str(trained_ladp.root),
         use_trace=True,
         input_shape=[1, 2, 32, 32],
-        **SMALL_NET,
     )
     network = small_network().eval()
     network.load_state_dict(torch.load(trained_ladp.ckpt_dir / "model.pt", weights_only=True))
@@ -361,7 +361,7 @@ def test_an_ensemble_votes_with_all_its_members(trained_ladp: Any, tmp_path: Pat
     assert any(not torch.equal(states[0][key], states[1][key]) for key in states[0]), "each member is pre-trained anew"
     paths = trained_ladp.paths | {"ckpt_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "predictions")}
     with caplog.at_level(logging.INFO, logger="brain_bundles"):
-        run(make_workflow("inference.json", kind="infer", save_vote_share=True, **paths, **SMALL_NET))
+        run(make_workflow("inference.json", kind="infer", save_vote_share=True, **paths))
     shares = [itk.array_from_image(itk.imread(str(path))) for path in (tmp_path / "predictions").glob("*vote_share.mha")]
     assert {float(v) for share in shares for v in np.unique(share)} <= {0.0, 0.5, 1.0}
     assert str(tmp_path / "predictions" / "lesions.csv") in caplog.text, "every path is printed"

@@ -37,18 +37,9 @@ from tests.bundles.in_process import (
 )
 
 CONFIGS = configs_of("neonatal_inr")
-# what smoke.json trains; inference.json is told by hand
+# what smoke.json trains; inference.json reads it beside the weights
 SMALL_NET = {"dims": 2, "latent_size": 8, "width": 16, "layers": 3}
-SMALL = {
-    **SMALL_NET,
-    "align": "centre",
-    "grid": [40, 48, 40],
-    "spacing_mm": 4.0,
-    "interpolation_order": 1,
-    "fit_voxels": 256,
-    "fit_check": 256,
-    "fit_iterations": 4,
-}
+SMALL = {"fit_voxels": 256, "fit_check": 256, "fit_iterations": 4}
 SMALL_VARIANT: dict[str, dict[str, Any]] = {"variant_encoder.json": {"encoder_epochs": 1, "encoder_channels": [2, 2]}}
 FITS = ("variant_adamw_fit.json", "variant_neighbours.json")  # for weights of the plain training
 VARIANTS = sorted(path.name for path in CONFIGS.glob("variant_*.json") if path.name not in (*FITS, "variant_2d.json"))
@@ -254,7 +245,7 @@ def test_in_3d_growth_lies_on_the_grid_of_its_source_and_the_atlas_has_circumfer
     case = trained_inr.dataset_dir / "sub-CC00050XX01"
     only = tmp_path / "only" / case.name
     shutil.copytree(case, only)
-    where = {"ckpt_dir": str(tmp_path / "models"), **small}
+    where = {"ckpt_dir": str(tmp_path / "models")}
     infer(trained_inr, only.parent, tmp_path / "made", ages=[32.0], save_pictures="false", estimate_age="false", **where)
     (source,) = [nibabel.load(path) for path in only.rglob("*restore_T2w.nii.gz")][:1]
     growth = nibabel.load(next((tmp_path / "made").glob("*_growth.nii.gz")))
@@ -275,18 +266,18 @@ def test_predict_takes_a_scan_its_mask_and_its_age(
     for name in ("", "brain_bundles"):  # predict sets up logging to this test's own stdout
         monkeypatch.setattr(logging.getLogger(name), "handlers", list(logging.getLogger(name).handlers))
     words = ["neonatal_inr", "--t2w", scan["image"][0], "--brain", scan["brain"], "--age", "38.5", str(tmp_path)]
-    assert predict([*words, "--weights", str(trained_inr.ckpt_dir), "--device", "cpu"]) == 0
+    assert predict([*words, "--weights", str(trained_inr.ckpt_dir), "--demo", "--device", "cpu"]) == 0
     (row,) = read_csv(tmp_path / "fits.csv")
     assert row["age_weeks"] == "38.5"
     printed = capsys.readouterr().out
     assert "SIMULATED" in printed and "fit_psnr_db" in printed
-    assert predict([*words[:5], "--age", "old", str(tmp_path), "--weights", str(trained_inr.ckpt_dir)]) == 1
+    assert predict([*words[:5], "--age", "old", str(tmp_path), "--demo", "--weights", str(trained_inr.ckpt_dir)]) == 1
     assert "--age: the age 'old' is not a number" in capsys.readouterr().err
 
 
 def test_missing_weights_are_named_with_what_to_do(trained_inr: Any, table: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
-        infer(trained_inr, table, tmp_path, ckpt_dir=str(tmp_path / "nowhere"))
+        infer(trained_inr, table, tmp_path, ckpt_dir=str(tmp_path / "nowhere"), **SMALL_NET)
     assert "no weights at" in messages(caught.value) and "train first" in messages(caught.value)
 
 
@@ -306,8 +297,9 @@ def test_weights_without_the_children_predict_the_same(trained_inr: Any, table: 
 
 def test_an_archive_holds_no_child(trained_inr: Any, tmp_path: Path) -> None:
     root = tmp_path / "checkout"
-    shutil.copytree(ROOT / "bundles" / "neonatal_inr", root / "bundles" / "neonatal_inr", ignore=shutil.ignore_patterns("data", "eval"))
-    shutil.copytree(trained_inr.ckpt_dir, root / "bundles" / "neonatal_inr" / "models", dirs_exist_ok=True)
+    leave = shutil.ignore_patterns("data", "eval", "models", "demo_weights")
+    shutil.copytree(ROOT / "bundles" / "neonatal_inr", root / "bundles" / "neonatal_inr", ignore=leave)
+    shutil.copytree(trained_inr.ckpt_dir, root / "bundles" / "neonatal_inr" / "demo_weights")
     with zipfile.ZipFile(build_archive("neonatal_inr", tmp_path, root)) as archive:
         archive.extractall(tmp_path)
     for name in ("model.pt", "member_0.pt"):
@@ -336,7 +328,7 @@ def test_variants_are_evaluated_with_the_same_overlays(variant: str, trained_inr
     if variant == "variant_age_latents.json":
         assert not state["latents.identity_ages"][1:].isnan().any()
     if variant == "variant_labels.json":
-        where = {"ckpt_dir": str(tmp_path / "models"), "label_classes": 10, "ages": [30.0, 40.0]}
+        where = {"ckpt_dir": str(tmp_path / "models"), "ages": [30.0, 40.0]}
         infer(trained_inr, trained_inr.dataset_dir, tmp_path / "atlas", "atlas.json", **where)
         labels = nibabel.load(tmp_path / "atlas" / "labels_mean.nii.gz")
         assert labels.shape == (40, 48, 1, 2) and labels.get_data_dtype() == np.uint8

@@ -16,6 +16,7 @@ from monai.bundle import verify_metadata, verify_net_in_out
 
 from common.data.brats import SEQUENCES
 from tests.bundles.in_process import (
+    NO_WEIGHTS,
     SCHEMA,
     configs_of,
     differing,
@@ -30,9 +31,9 @@ from tests.bundles.in_process import (
 )
 
 CONFIGS = configs_of("patchddm")
-# what smoke.json trains and samples; inference.json is told by hand
+# what smoke.json trains; inference.json reads it beside the weights
 SMALL_NET = {"padded_size": 32, "patch_size": 16, "base_channels": 4, "multipliers": [1, 2], "blocks_per_level": 1}
-SMALL = {**SMALL_NET, "steps": 3, "samples": 2}
+SMALL = {"steps": 3, "samples": 2}
 SMALL_VARIANT: dict[str, dict[str, Any]] = {
     "variant_supervised.json": {"supervised_width": 0.05, "patch_size": 32},
     "variant_concatenate.json": {"base_channels": 2},
@@ -79,7 +80,7 @@ def test_verify_net_in_out_knows_no_timestep_and_so_cannot_pass() -> None:
     small = {"base_channels": 2, "multipliers": [1, 1], "blocks_per_level": 1}
     files = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
     with pytest.raises(TypeError, match="timesteps"):
-        verify_net_in_out(net_id="network_def", **files, device="cpu", n=1, **small)
+        verify_net_in_out(net_id="network_def", **files, device="cpu", n=1, ckpt_dir=NO_WEIGHTS, **small)
 
 
 def test_inference_prepares_images_exactly_as_validation_does() -> None:
@@ -254,7 +255,7 @@ def test_labels_beside_the_images_do_not_disturb_inference(trained_patchddm: Any
 
 def test_missing_weights_are_named_with_what_to_do(trained_patchddm: Any, scans: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
-        infer(trained_patchddm, scans, tmp_path, ckpt_dir=str(tmp_path / "nowhere"))
+        infer(trained_patchddm, scans, tmp_path, ckpt_dir=str(tmp_path / "nowhere"), **SMALL_NET)
     assert "no weights at" in messages(caught.value) and "train first" in messages(caught.value)
 
 
@@ -293,7 +294,7 @@ def test_variants_are_evaluated_with_the_same_overlays(variant: str, trained_pat
 def test_weights_of_the_supervised_reference_make_masks_of_new_cases(trained_patchddm: Any, scans: Path, tmp_path: Path) -> None:
     small = SMALL_VARIANT["variant_supervised.json"]
     train_small(trained_patchddm, tmp_path, "variant_supervised.json", **small)
-    infer(trained_patchddm, scans, tmp_path / "made", "supervised.json", ckpt_dir=str(tmp_path / "models"), **small)
+    infer(trained_patchddm, scans, tmp_path / "made", "supervised.json", ckpt_dir=str(tmp_path / "models"), supervised_width=0.05)
     assert nibabel.load(tmp_path / "made" / "plain_tumour.nii.gz").shape == nibabel.load(next(scans.glob("plain_t1.nii*"))).shape
 
 

@@ -18,6 +18,7 @@ from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 from common.data.dataset import find_cases
 from common.data.head_ct import read_head_ct
 from tests.bundles.in_process import (
+    NO_WEIGHTS,
     SCHEMA,
     configs_of,
     differing,
@@ -33,7 +34,7 @@ from tests.bundles.in_process import (
 
 CONFIGS = configs_of("position_regression")
 BUNDLE = CONFIGS.parent
-# what smoke.json trains; inference.json is told by hand
+# what smoke.json trains; inference.json reads it beside the weights
 SMALL_NET = {"size": 32, "registration_spacing_mm": 8.0, "patch_size": 15, "width": 1, "calibration_side": 8}
 SMALL_VARIANT: dict[str, dict[str, Any]] = {
     "variant_padded.json": {"windows": 8},
@@ -80,6 +81,7 @@ def test_the_network_has_the_inputs_and_outputs_of_its_metadata() -> None:
         device="cpu",
         n=1,
         width=1,
+        ckpt_dir=NO_WEIGHTS,
     )
 
 
@@ -221,7 +223,7 @@ def test_the_threshold_rule_is_evaluated_like_a_network_and_in_hu(trained_positi
 
 def infer(trained: Any, dataset_dir: Path, output: Path, **overrides: Any) -> None:
     paths = trained.paths | {"dataset_dir": str(dataset_dir), "output_dir": str(output)}
-    run(make_workflow("inference.json", kind="infer", **paths | SMALL_NET | overrides))
+    run(make_workflow("inference.json", kind="infer", **paths | overrides))
 
 
 def write_with_other_axes(series: str, path: Path) -> None:
@@ -315,7 +317,7 @@ def test_weights_of_another_size_are_refused_with_the_settings_they_were_trained
 
 def test_missing_weights_are_named_with_what_to_do(trained_position: Any, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
-        infer(trained_position, trained_position.dataset_dir, tmp_path, ckpt_dir=str(tmp_path / "nowhere"))
+        infer(trained_position, trained_position.dataset_dir, tmp_path, ckpt_dir=str(tmp_path / "nowhere"), **SMALL_NET)
     assert "no weights at" in messages(caught.value) and "train first" in messages(caught.value)
 
 
@@ -331,7 +333,6 @@ def export(trained: Any, path: Path, **how: Any) -> None:
         config_file=str(CONFIGS / "inference.json"),
         bundle_root=str(trained.root),
         **how,
-        **SMALL_NET,
     )
 
 

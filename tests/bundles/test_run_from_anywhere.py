@@ -62,10 +62,8 @@ def test_position_regression_infers_from_its_own_folder_by_the_users_command(
     trained_position: Any, monai_bundle: Callable[..., Any], tmp_path: Path
 ) -> None:
     before = results_in(POSITION)
-    sizes = {"size": 32, "registration_spacing_mm": 8.0, "patch_size": 15, "width": 1, "calibration_side": 8}
-    options = [text for key, value in sizes.items() for text in (f"--{key}", str(value))]
     places = [*folders(trained_position, tmp_path), "--ckpt_dir", str(trained_position.ckpt_dir)]
-    done = monai_bundle("--config_file", "configs/inference.json", *options, *places, cwd=POSITION, pythonpath=ROOT)
+    done = monai_bundle("--config_file", "configs/inference.json", *places, cwd=POSITION, pythonpath=ROOT)
     assert done.returncode == 0, done.stdout[-3000:]
     assert list((tmp_path / "eval").glob("*_error.nii.gz")) and str(tmp_path / "eval" / "scores.csv") in done.stdout
     assert results_in(POSITION) == before
@@ -75,7 +73,7 @@ def test_position_regression_infers_from_its_own_folder_by_the_users_command(
 def test_inference_runs_from_an_unrelated_folder_by_an_absolute_path(
     trained_ladp: Any, monai_bundle: Callable[..., Any], tmp_path: Path
 ) -> None:
-    config = ["--config_file", str(BUNDLE / "configs" / "inference.json"), "--image_size", "32", "--width", "0.0625"]
+    config = ["--config_file", str(BUNDLE / "configs" / "inference.json")]
     places = [*folders(trained_ladp, tmp_path), "--ckpt_dir", str(trained_ladp.ckpt_dir)]
     done = monai_bundle(*config, *places, cwd=tmp_path, pythonpath=ROOT)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -105,6 +106,19 @@ def test_weights_are_read_at_the_first_call_and_only_then(ensemble):
         path.unlink()
     assert torch.equal(inferer(image, network), first)
     MemberInferer(flips(), str(folder / "nowhere"))  # a config can be parsed before there are weights
+
+
+def test_weights_of_a_later_training_are_read_again(ensemble):
+    # a server keeps the inferer while MONAI Label trains
+    folder, _ = ensemble
+    inferer, image, network = MemberInferer(flips(), str(folder)), torch.randn(1, 2, 8, 6), nn.Conv2d(2, 1, 3, padding=1)
+    first = inferer(image, network)
+    later = {key: value + 1 for key, value in torch.load(folder / "member_1.pt", weights_only=True).items()}
+    torch.save(later, folder / "member_1.pt")
+    os.utime(folder / "member_1.pt", ns=(0, 1))  # the clock of a file system may be coarse
+    second = inferer(image, network)
+    assert torch.equal(first[:, [0, 2]], second[:, [0, 2]]) and not torch.equal(first[:, 1], second[:, 1])
+    assert len(inferer.copies) == 3
 
 
 def test_members_do_not_train(ensemble):
