@@ -70,6 +70,7 @@ bench: $(VENV)/.installed-dev
 
 packages: $(VENV)/.installed
 	$(BIN)/python -m common.packaging build
+	$(BIN)/python -m common.packaging index
 
 clean:
 	rm -rf dist build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

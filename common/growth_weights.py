@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from pathlib import Path
 
 from common.atomic import save_tensors, write_json
 from common.command_line import run_command
 from common.errors import UserError
+from common.weight_shards import parse_state, read_bytes, state_bytes
 from common.weights import RECORD, read_record, read_weights
 
 REFERENCE = "reference.npz"
@@ -16,17 +16,16 @@ REFERENCE = "reference.npz"
 
 
 def public_bytes(path: Path) -> bytes:
-    """A file of weights as it may be passed on: latents of children are taken out, files of other methods are left as they are."""
-    state = read_weights(path)
-    if not any(key.endswith("identity_names") for key in state):
-        return path.read_bytes()
-    import torch
-
+    """A file of weights, whole or in parts, as it may be passed on: latents of children are taken out; what holds none is left as it is."""
     from common.networks.latent_table import without_subjects
 
-    stream = io.BytesIO()
-    torch.save(without_subjects(state), stream)
-    return stream.getvalue()
+    data = read_bytes(path)
+    state = parse_state(data, path)
+    table = next((key for key in state if key.endswith("identity_names")), None)
+    if table is None:
+        return data
+    public = without_subjects(state)
+    return data if state[table].equal(public[table]) else state_bytes(public)
 
 
 def strip(models_dir: str, public_dir: str) -> None:
