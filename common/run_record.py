@@ -44,7 +44,7 @@ def save_config(output_dir: str, name: str, rank: int = 0) -> None:
 
 
 def print_paths(folders: Sequence[str], rank: int = 0) -> None:
-    """Log every file below the given folders, so that the end of a run says what was written.
+    """Log every file below the given folders, so that the end of a run says what was written; of a DICOM series the folder.
 
     Args:
         folders: folders of results.
@@ -52,6 +52,11 @@ def print_paths(folders: Sequence[str], rank: int = 0) -> None:
     """
     if rank:
         return
-    files = [os.path.join(top, f) for folder in folders for top, _, names in sorted(os.walk(folder)) for f in sorted(names)]
-    shown = [f for f in files if not os.path.basename(f).startswith(".")]
-    logging.getLogger("brain_bundles").info("Written:\n%s", "\n".join(f"  {os.path.abspath(f)}" for f in shown))
+    shown = []
+    for top, _, names in (found for folder in folders for found in sorted(os.walk(folder))):
+        files = [os.path.abspath(os.path.join(top, name)) for name in sorted(names) if not name.startswith(".")]
+        slices = [file for file in files if file.endswith(".dcm")]
+        if len(slices) > 1 and slices == files:
+            files = [f"{os.path.abspath(top)} ({len(slices)} slices)"]
+        shown += files
+    logging.getLogger("brain_bundles").info("Written:\n%s", "\n".join(f"  {line}" for line in shown))

@@ -23,7 +23,7 @@ from common.data.cases import (
     volume_suffix,
 )
 from common.data.dicom_files import is_dicom_file
-from common.data.dicom_folders import any_dicom, read_dicom_folders
+from common.data.dicom_folders import any_dicom, read_dicom_folders, read_dicom_inputs
 from common.data.paired_files import fits_inputs, read_paired_files
 from common.errors import UserError
 
@@ -172,7 +172,7 @@ def _read_form(
         from common.data.bids import read_bids
 
         return read_bids(path, inputs=inputs, labelled=labelled, facts=facts)
-    return read_volumes(path, inputs, labelled=labelled)
+    return read_volumes(path, inputs, labelled=labelled, head_ct=bool(findings))
 
 
 def _with_findings(cases: list[Case], path: Path, findings: Sequence[str], labelled: bool) -> list[Case]:
@@ -186,11 +186,12 @@ def _with_findings(cases: list[Case], path: Path, findings: Sequence[str], label
     return cases
 
 
-def read_volumes(path: Path, inputs: Sequence[str] = (), labelled: bool = False) -> list[Case]:
+def read_volumes(path: Path, inputs: Sequence[str] = (), labelled: bool = False, head_ct: bool = False) -> list[Case]:
     """Cases of a plain folder of files or DICOM series.
 
     With several inputs: files named ``<case>_<input>`` (``<case>_label``), or unlabelled 4D files, or one such file. With one input: files
-    of any name and folders of DICOM files, or one of either.
+    of any name and folders of DICOM files, or one of either. With several inputs also folders of DICOM files named after the inputs;
+    ``head_ct`` as in ``read_dicom_folders``.
     """
     single = len(inputs) == 1
     paired = read_paired_files(path, inputs) if path.is_dir() and inputs and (not single or fits_inputs(path, inputs)) else []
@@ -206,12 +207,14 @@ def read_volumes(path: Path, inputs: Sequence[str] = (), labelled: bool = False)
         for file in files
     ]
     if single:
-        cases += read_dicom_folders(path)
+        cases += read_dicom_folders(path, head_ct)
     elif not cases:
-        raise UserError(
-            f"{path}: holds DICOM series, but the method has the inputs {', '.join(inputs)}; convert each to a volume (dcm2niix) and name"
-            " them <case>_<input>.nii.gz."
-        )
+        cases = read_dicom_inputs(path, inputs) if path.is_dir() else []
+        if not cases:
+            raise UserError(
+                f"{path}: holds DICOM series, but the method has the inputs {', '.join(inputs)}; give each a folder of its name with one"
+                " series (<case>/<input>/), or convert them to volumes <case>_<input>.nii.gz (dcm2niix)."
+            )
     return finish_cases(cases, path, labelled)
 
 
@@ -260,5 +263,5 @@ def _not_a_dataset(path: Path, layout: str | None) -> str:
         "or a BIDS tree: sub-<name>/[ses-<name>/]<kind>/sub-<name>_..._<suffix>.nii.gz\n"
         "or a folder of volumes (" + ", ".join(VOLUME_SUFFIXES) + "): one per input, <case>_<input>.nii.gz and <case>_label.nii.gz,"
         " or 4D volumes with the inputs on the fourth axis; for methods with one input also plain 3D volumes and folders of one DICOM"
-        " series each."
+        " series each, for others folders <case>/<input>/ of one DICOM series each."
     )

@@ -82,12 +82,12 @@ def series_headers(folder: str | os.PathLike[str], limit: int | None = None) -> 
     """
     path = Path(folder)
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; expected one with the DICOM files of one CT series.")
+        raise UserError(f"{path}: no such folder; expected one with the DICOM files of one series.")
     files = dicom_files(path)
     if not files:
         raise UserError(
             f"{path}: no DICOM files in it ({some((child.name for child in sorted(path.iterdir())), 4) or 'empty'}); expected those of one"
-            " CT series directly in the folder."
+            " series directly in the folder."
         )
     return [read_header(file) for file in files[:limit]]
 
@@ -132,7 +132,7 @@ def read_header(file: str | os.PathLike[str]) -> SliceHeader:
 
 
 def read_slice(header: SliceHeader) -> np.ndarray:
-    """Pixels of one slice, ``(X, Y)``, float32, in HU (ITK applies slope and intercept); padding is air.
+    """Pixels of one slice, ``(X, Y)``, float32, in HU or the scanner's unit (ITK applies slope and intercept); padding is air, in MR 0.
 
     Raises:
         UserError: the pixels are damaged or not one grey value each.
@@ -152,8 +152,13 @@ def read_slice(header: SliceHeader) -> np.ndarray:
     pixels = np.array(itk.array_view_from_image(reader.GetOutput())[0].T, np.float32)
     padding = _padding(io)
     if padding is not None:
-        pixels[pixels == padding] = AIR_HU
+        pixels[pixels == padding] = outside(header.modality)
     return pixels
+
+
+def outside(modality: str) -> float:
+    """Value of what lies outside of the slices: air in a CT, else 0."""
+    return AIR_HU if modality == "CT" else 0.0
 
 
 def _padding(io: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""Read one CT series slice by slice, since ``ITKReader`` takes what lies in a folder as even, straight and of one kind without looking."""
+"""Read one series slice by slice, since ``ITKReader`` takes what lies in a folder as even, straight and of one kind without looking."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.cases import some
-from common.data.dicom_files import SliceHeader, read_slice, series_headers
+from common.data.dicom_files import SliceHeader, outside, read_slice, series_headers
 from common.data.slice_stack import SliceStack, even_grid
 from common.errors import UserError
 
@@ -20,6 +20,10 @@ MIN_SLICES = 20
 
 MIN_EXTENT_MM = 100.0
 """A series that covers less along its normal does not hold a head."""
+
+CT = ("CT",)
+CT_OR_MR = ("CT", "MR")
+"""Modalities whose series are volumes."""
 
 SAME_POSITION_MM = 1e-3
 """Slices nearer to each other than this lie at one position."""
@@ -46,7 +50,11 @@ class SeriesDescription:
 
 
 def stack_of(
-    headers: Sequence[SliceHeader], folder: str, min_slices: int = MIN_SLICES, min_extent_mm: float = MIN_EXTENT_MM
+    headers: Sequence[SliceHeader],
+    folder: str,
+    min_slices: int = MIN_SLICES,
+    min_extent_mm: float = MIN_EXTENT_MM,
+    modalities: Sequence[str] = CT,
 ) -> tuple[list[SliceHeader], SliceStack, list[str]]:
     """Slices of one series in the order of their places, after all checks.
 
@@ -55,22 +63,25 @@ def stack_of(
         folder: named in errors.
         min_slices: fewer are refused.
         min_extent_mm: a series that covers less along its normal is refused, mm.
+        modalities: others are refused.
 
     Returns:
         Headers sorted along the normal, the stack they form (positions in LPS), and what was left out, in words.
 
     Raises:
-        UserError: mixed series, sizes or orientations, not CT, a localizer, too few slices, two images at one position, a missing slice.
+        UserError: mixed series, sizes or orientations, another modality, a localizer, too few slices, two images at one position, a
+            missing slice.
     """
     notes = []
     images = [header for header in headers if not header.is_localizer]
     if len(images) < len(headers):
         if not images:
             raise UserError(
-                f"{folder}: a localizer (scout view), found {len(headers)} of them; expected axial CT slices. Give that series."
+                f"{folder}: a localizer (scout view), found {len(headers)} of them; expected axial {' or '.join(modalities)} slices."
+                " Give that series."
             )
         notes.append(f"{len(headers) - len(images)} localizer images left out")
-    _check_one_series(images, folder)
+    _check_one_series(images, folder, modalities)
     if len(images) < min_slices:
         raise UserError(
             f"{folder}: {len(images)} slices, expected at least {min_slices}; a localizer or a part of a scan? Give the whole series."
@@ -89,8 +100,8 @@ def stack_of(
     return ordered, stack, notes
 
 
-def _check_one_series(headers: Sequence[SliceHeader], folder: str) -> None:
-    """One series of CT slices with one size, pixel and orientation."""
+def _check_one_series(headers: Sequence[SliceHeader], folder: str, modalities: Sequence[str]) -> None:
+    """One series of slices of one of the modalities, with one size, pixel and orientation."""
     first = headers[0]
     series = Counter(header.series for header in headers)
     if len(series) > 1:
@@ -99,9 +110,12 @@ def _check_one_series(headers: Sequence[SliceHeader], folder: str) -> None:
         raise UserError(
             f"{folder}: {len(series)} series are mixed in it: {shown}; expected one. Sort them into folders and give one of these."
         )
-    other = next((header for header in headers if header.modality != "CT"), None)
+    other = next((header for header in headers if header.modality not in modalities), None)
     if other is not None:
-        raise UserError(f"{other.file}: the modality is {other.modality or 'not named'}, expected CT. Give a series of CT slices.")
+        wanted = " or ".join(modalities)
+        raise UserError(
+            f"{other.file}: the modality is {other.modality or 'not named'}, expected {wanted}. Give a series of {wanted} slices."
+        )
     for header in headers:
         if header.size[2] != 1:
             raise UserError(
@@ -162,23 +176,28 @@ def _check_stack(stack: SliceStack, headers: Sequence[SliceHeader], folder: str,
 
 
 def read_series(
-    folder: str | os.PathLike[str], min_slices: int = MIN_SLICES, min_extent_mm: float = MIN_EXTENT_MM
+    folder: str | os.PathLike[str],
+    min_slices: int = MIN_SLICES,
+    min_extent_mm: float = MIN_EXTENT_MM,
+    modalities: Sequence[str] = CT,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Read a CT series onto an even, orthogonal grid; gantry tilt and uneven spacing are corrected.
+    """Read a series onto an even, orthogonal grid; gantry tilt and uneven spacing are corrected.
 
     Args:
         folder: holds the DICOM files of one series directly.
         min_slices: fewer are refused.
         min_extent_mm: a series that covers less along its normal is refused, mm.
+        modalities: others are refused; CT alone, or ``CT_OR_MR``.
 
     Returns:
-        Volume ``(X, Y, Z)``, float32, HU as stored (not clipped); affine ``(4, 4)``, float64, voxel to mm, RAS; notes on corrections.
+        Volume ``(X, Y, Z)``, float32, HU (not clipped) or the unit of the MR; affine ``(4, 4)``, float64, voxel to mm, RAS; notes on
+        corrections.
 
     Raises:
         UserError: see ``stack_of``; and damaged pixels.
     """
-    ordered, stack, notes = stack_of(series_headers(folder), os.fspath(folder), min_slices, min_extent_mm)
-    volume, affine, corrections = even_grid(stack, lambda index: read_slice(ordered[index]))
+    ordered, stack, notes = stack_of(series_headers(folder), os.fspath(folder), min_slices, min_extent_mm, modalities)
+    volume, affine, corrections = even_grid(stack, lambda index: read_slice(ordered[index]), outside(ordered[0].modality))
     return volume, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, notes + corrections
 
 

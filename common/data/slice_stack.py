@@ -1,4 +1,4 @@
-"""An even, orthogonal grid from parallel CT slices, since MONAI's readers take the first gap for all and drop the tilt silently."""
+"""An even, orthogonal grid from parallel slices, since MONAI's readers take the first gap for all and drop the tilt silently."""
 
 from __future__ import annotations
 
@@ -99,15 +99,16 @@ class SliceStack:
         return found
 
 
-def even_grid(stack: SliceStack, load: Callable[[int], np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def even_grid(stack: SliceStack, load: Callable[[int], np.ndarray], fill: float = AIR_HU) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Bring the slices onto an even, orthogonal grid; an even and straight stack is passed on voxel by voxel.
 
     Every slice is moved in its plane by its drift (linear between pixels), then new slices are made at even heights (linear between
-    neighbours), so that any volume which is linear in space comes back exactly. The grid grows to hold all voxels; the rest is air.
+    neighbours), so that any volume which is linear in space comes back exactly. The grid grows to hold all voxels; the rest is ``fill``.
 
     Args:
         stack: where the slices lie.
         load: gives slice k as ``(X, Y)``, float32; called once per slice, in order.
+        fill: value where no slice has a voxel: air in a CT, 0 in an MR.
 
     Returns:
         Volume ``(X', Y', Z')``, float32; affine ``(4, 4)``, float64, in the frame of the positions, mm; and what was corrected, in words.
@@ -125,7 +126,7 @@ def even_grid(stack: SliceStack, load: Callable[[int], np.ndarray]) -> tuple[np.
         notes.append(f"uneven slices ({low:.2f} to {high:.2f} mm apart) interpolated to {step:.3g} mm")
     first = np.floor(drift.min(axis=0) + 1e-6).astype(int)
     margin = np.ceil(drift.max(axis=0) - 1e-6).astype(int) - first
-    moved = _Slices(load, drift - first, margin)
+    moved = _Slices(load, drift - first, margin, fill)
     volume = np.empty((len(targets), *moved.shape), np.float32)
     for index, target in enumerate(targets):
         volume[index] = _between(moved, heights, float(target))
@@ -138,15 +139,15 @@ def even_grid(stack: SliceStack, load: Callable[[int], np.ndarray]) -> tuple[np.
 class _Slices:
     """Slices moved onto the common plane; the last two are kept, for neighbours are asked for in turn."""
 
-    def __init__(self, load: Callable[[int], np.ndarray], shifts: np.ndarray, margin: np.ndarray) -> None:
-        self.load, self.shifts, self.margin = load, shifts, margin
+    def __init__(self, load: Callable[[int], np.ndarray], shifts: np.ndarray, margin: np.ndarray, fill: float) -> None:
+        self.load, self.shifts, self.margin, self.fill = load, shifts, margin, fill
         self.kept: dict[int, np.ndarray] = {}
         self.shape = self[0].shape
 
     def __getitem__(self, index: int) -> np.ndarray:
         if index not in self.kept:
             self.kept = {key: kept for key, kept in self.kept.items() if key >= index - 1}
-            self.kept[index] = shift_slice(self.load(index), self.shifts[index], self.margin)
+            self.kept[index] = shift_slice(self.load(index), self.shifts[index], self.margin, self.fill)
         return self.kept[index]
 
 

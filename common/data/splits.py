@@ -137,6 +137,11 @@ def fingerprints(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     return [(_digest_folder if os.path.isdir(file) else _digest_file)(Path(file)).hexdigest()[:16] for file in files]
 
 
+def distinct_fingerprints(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """:func:`fingerprints`, where cases may stand several times, as in a data set that repeats them: each once, read once."""
+    return fingerprints(list({str(case["image"]): case for case in cases}.values()))
+
+
 def _digest_file(file: Path) -> Any:
     return hashlib.sha256(file.read_bytes())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,24 +11,30 @@ import torch
 from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader
 from monai.transforms import MapTransform
 
+from common.data.dicom_series import CT_OR_MR, read_series
+from common.data.head_ct import series_folder
 from common.errors import UserError
 
 
 def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Read one file with MONAI's reader for its format, and with no other.
+    """Read one file with MONAI's reader for its format, and with no other; a DICOM series with ours, which looks at every slice.
 
     Args:
-        path: ``.nii``, ``.nii.gz`` (nibabel), ``.mha``, ``.nrrd`` or another format of ITK; a folder holds one DICOM series.
+        path: ``.nii``, ``.nii.gz`` (nibabel), ``.mha``, ``.nrrd`` or another format of ITK; or a folder with one DICOM series (CT or MR),
+            or a file of it.
 
     Returns:
         Voxels ``(C, X, Y, Z)``, float32, C = 1 for a 3D file, and the affine ``(4, 4)``, float64, voxel index to mm, RAS.
 
     Raises:
-        UserError: the file is missing, cannot be read, or is neither 3D nor 4D.
+        UserError: the file is missing, cannot be read, or is neither 3D nor 4D; several series in a folder, or a missing slice.
     """
-    file = Path(path)
+    file = series_folder(path)
     if not file.exists():
         raise UserError(f"{file}: no such file; check the path (relative paths start at {os.getcwd()}).")
+    if file.is_dir():
+        volume, affine, _ = read_series(file, min_slices=2, min_extent_mm=0.0, modalities=CT_OR_MR)
+        return volume[None], affine
     # LoadImage would try one reader after the other, and ITK reads a truncated .nii.gz without complaint
     reader: ImageReader = NibabelReader() if file.name.lower().endswith((".nii", ".nii.gz")) else ITKReader()
     try:

@@ -37,6 +37,11 @@ def result_suffix(source_path: str | os.PathLike[str]) -> str:
     return RESULT_SUFFIX[suffix]
 
 
+def result_name(case: Mapping[Hashable, Any], source_path: str | os.PathLike[str]) -> str:
+    """Beginning of the names of a case's files: its ``id``, without the signs that no file name may hold, or the source's stem."""
+    return re.sub(r'[\\/:*?"<>|]', "-", str(case.get("id", volume_stem(source_path))))
+
+
 def is_dicom(source_path: str | os.PathLike[str]) -> bool:
     """Whether a source is a folder of DICOM files or one of them."""
     path = Path(source_path)
@@ -222,20 +227,19 @@ class SaveLikeSourced(SaveImaged):
         source = meta.get("filename_or_obj")
         if not source:
             raise UserError(f"{self.source_key}: its meta names no source file (filename_or_obj); keep the MetaTensor that LoadCased made.")
-        # an id from a datalist may hold signs that no file name may
-        name = re.sub(r'[\\/:*?"<>|]', "-", str(case.get("id", volume_stem(source))))
+        name = result_name(case, source)
         for key, postfix, dtype in self.key_iterator(case, self.postfixes, self.dtypes):
             path = self.output_dir / f"{name}_{postfix}{result_suffix(source)}"
             if has_own_grid(source):
-                case[f"{key}_path"] = save_volume(_as_array(case[key]), _affine_of(case[key], key, source), path, dtype)
+                case[f"{key}_path"] = save_volume(as_array(case[key]), affine_of(case[key], key, source), path, dtype)
             else:
-                case[f"{key}_path"] = save_like_source(_as_array(case[key]), source, path, dtype)
+                case[f"{key}_path"] = save_like_source(as_array(case[key]), source, path, dtype)
             if self.print_path:
                 print(f"Wrote {path}")
         return case
 
 
-def _affine_of(value: Any, key: Hashable, source: str) -> np.ndarray:
+def affine_of(value: Any, key: Hashable, source: str) -> np.ndarray:
     """Affine that a result carries itself."""
     affine = getattr(value, "affine", None)
     if affine is None:
@@ -245,6 +249,6 @@ def _affine_of(value: Any, key: Hashable, source: str) -> np.ndarray:
     return np.asarray(affine.detach().cpu() if isinstance(affine, torch.Tensor) else affine, np.float64)
 
 
-def _as_array(value: Any) -> np.ndarray:
+def as_array(value: Any) -> np.ndarray:
     """Tensor of any device, or array, as numpy."""
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)

@@ -157,7 +157,7 @@ def test_limits_are_arguments(tmp_path: Path) -> None:
 
 def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"no DICOM files in it \(notes\.txt\); expected those of one CT series"):
+    with pytest.raises(UserError, match=r"no DICOM files in it \(notes\.txt\); expected those of one series"):
         read_series(tmp_path)
     with pytest.raises(UserError, match="gone: no such folder"):
         read_series(tmp_path / "gone")

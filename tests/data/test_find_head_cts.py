@@ -65,7 +65,7 @@ def test_names_with_the_input_are_read_as_before(tmp_path: Path, touch: Callable
 
 def test_dicom_is_refused_where_a_method_has_several_inputs(tmp_path: Path) -> None:
     folder = scan(tmp_path / "anna")
-    with pytest.raises(UserError, match=r"holds DICOM series, but the method has the inputs adc, zadc; convert each to a volume"):
+    with pytest.raises(UserError, match=r"holds DICOM series, but the method has the inputs adc, zadc; give each a folder of its name"):
         find_cases(folder, "bonbid", ("adc", "zadc"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data.splits import cases_to_evaluate, fingerprints, split_cases
+from common.data.splits import cases_to_evaluate, distinct_fingerprints, fingerprints, split_cases
 from common.errors import UserError
 
 
@@ -112,3 +112,4 @@ def test_a_case_is_known_again_by_its_content_under_another_name(tmp_path: Path)
         (tmp_path / name).write_bytes(content)
     one, again, two = fingerprints([{"image": [str(tmp_path / name), "other"]} for name in ("one", "copy of one", "two")])
     assert one == again != two and fingerprints([{"image": str(tmp_path / "two")}]) == [two]
+    assert distinct_fingerprints([{"image": str(tmp_path / name)} for name in ("two", "one", "two")]) == [two, one]
