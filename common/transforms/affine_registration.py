@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from common.errors import UserError
-from common.transforms.head_masks import bounding_box
-from common.transforms.head_volume import Head, head_region
-from common.transforms.itk_rigid import BINS, SAMPLES, _itk_image, _itk_mask, _optimizer, _set_level, _shifted
-from common.transforms.register_head import _information as information
-from common.transforms.register_head import _sample_points as sample_points
+from common.transforms.head_volume import Head
+from common.transforms.itk_registration import optimise_affine
+from common.transforms.register_head import information, sample_points
 from common.transforms.rigid_registration import sequence_head
 
 MAX_SCALE = 2.0
@@ -50,8 +48,8 @@ def register_atlas(
             raise UserError(f"{name}: no brain found in it (no voxel above 0 in one piece); expected 0 outside the brain only.")
     points = sample_points(fixed, seed)
     start = _boxes(fixed, moving)
-    coarse = _optimise_affine(fixed, moving, start, spacing_mm, seed)
-    fine = _optimise_affine(fixed, moving, coarse, 0.0, seed)
+    coarse = optimise_affine(fixed, moving, start, 1, spacing_mm, seed)
+    fine = optimise_affine(fixed, moving, coarse, 1, 0.0, seed)
     best = max((np.eye(4), start, coarse, fine), key=lambda matrix: information(points, moving, matrix))
     scales = np.linalg.svd(best[:3, :3])[1]
     if scales.max() > MAX_SCALE or scales.min() < 1 / MAX_SCALE or np.linalg.det(best[:3, :3]) <= 0:
@@ -71,39 +69,3 @@ def _boxes(fixed: Head, moving: Head) -> np.ndarray:
     matrix[:3, :3] = np.diag(scale)
     matrix[:3, 3] = (moving_low + moving_high) / 2 - scale * (low + high) / 2
     return matrix
-
-
-def _optimise_affine(fixed: Head, moving: Head, start: np.ndarray, sigma_mm: float, seed: int) -> np.ndarray:
-    """As ``optimise_rigid``, with twelve parameters."""
-    import itk
-
-    region = head_region(fixed)
-    box = bounding_box(region)
-    affine, centre = _shifted(fixed.affine, box), fixed.points.mean(axis=0)
-    image = itk.Image[itk.F, 3]
-    metric = itk.MattesMutualInformationImageToImageMetricv4[image, image].New()
-    metric.SetNumberOfHistogramBins(BINS)
-    metric.SetUseMovingImageGradientFilter(False)
-    metric.SetUseFixedImageGradientFilter(False)
-    metric.SetMaximumNumberOfWorkUnits(1)  # sums in one order: the same bits each time
-    metric.SetFixedImageMask(_itk_mask(region[box], affine))
-    transform = itk.AffineTransform[itk.D, 3].New()
-    transform.SetCenter(itk.Point[itk.D, 3](centre.tolist()))
-    transform.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(start[:3, :3])))
-    transform.SetTranslation(itk.Vector[itk.D, 3]((start[:3, :3] @ centre + start[:3, 3] - centre).tolist()))
-    registration = itk.ImageRegistrationMethodv4[image, image].New()
-    registration.SetFixedImage(_itk_image(fixed.hu[box], affine))
-    registration.SetMovingImage(_itk_image(moving.hu, moving.affine))
-    registration.SetMetric(metric)
-    registration.SetOptimizer(_optimizer(itk, metric))
-    registration.SetInitialTransform(transform)
-    registration.InPlaceOn()
-    _set_level(itk, registration, 1, sigma_mm, min(1.0, SAMPLES / region[box].size), seed)
-    try:
-        registration.Update()
-    except RuntimeError:  # too few samples inside the atlas
-        return start
-    found = np.eye(4)
-    found[:3, :3] = itk.array_from_matrix(transform.GetMatrix())
-    found[:3, 3] = np.array(transform.GetOffset())
-    return found

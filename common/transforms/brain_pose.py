@@ -19,7 +19,7 @@ import numpy as np
 from common.atomic import write_atomic
 from common.errors import UserError
 from common.transforms.head_volume import Head, to_isotropic_ras
-from common.transforms.itk_rigid import WINDOW_HU, optimise_rigid
+from common.transforms.itk_registration import WINDOW_HU, optimise_rigid
 from common.transforms.load_case import read_volume
 from common.transforms.reference_frame import straight_pose
 from common.transforms.register_head import register_heads

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from common.transforms.head_volume import Head, coarser, head_region, prepare_head, upper_centre
-from common.transforms.itk_rigid import BINS, WINDOW_HU, optimise_rigid
+from common.transforms.itk_registration import BINS, WINDOW_HU, optimise_rigid
 
 MIN_OVERLAP: Final = 0.6
 MAX_ROTATION_DEG: Final = 60.0
@@ -72,16 +72,16 @@ def register_heads(fixed: Head, moving: Head, seed: int = 0) -> Rigid:
     if not fixed.mask.any() or not moving.mask.any():
         which = "moving" if fixed.mask.any() else "fixed"
         return Rigid(np.eye(4), 0.0, 0.0, 0.0, 0.0, False, f"no head found in the {which} image")
-    points = _sample_points(fixed, seed)
+    points = sample_points(fixed, seed)
     centred = align_centres(fixed, moving, np.eye(3))
-    start_metric = _information(points, moving, centred)
+    start_metric = information(points, moving, centred)
     spacing = float(np.linalg.norm(fixed.affine[:3, 0]))
     low = (coarser(fixed), coarser(moving))  # smoothing by 8 mm takes seconds on finer grids
     coarse = [optimise_rigid(*low, start, 1 if spacing > 6.0 else 2, 8.0, seed) for start in _best_starts(fixed, moving, points)]
-    best = max(coarse, key=lambda matrix: _information(points, moving, matrix))
+    best = max(coarse, key=lambda matrix: information(points, moving, matrix))
     fine = optimise_rigid(fixed, moving, best, 1, 0.5 * spacing, seed)
-    best = max((centred, best, fine), key=lambda matrix: _information(points, moving, matrix))
-    return _judge(fixed, moving, centred, start_metric, best, _information(points, moving, best))
+    best = max((centred, best, fine), key=lambda matrix: information(points, moving, matrix))
+    return _judge(fixed, moving, centred, start_metric, best, information(points, moving, best))
 
 
 def align_centres(fixed: Head, moving: Head, rotation: np.ndarray) -> np.ndarray:
@@ -93,7 +93,7 @@ def align_centres(fixed: Head, moving: Head, rotation: np.ndarray) -> np.ndarray
     return matrix
 
 
-def _sample_points(fixed: Head, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def sample_points(fixed: Head, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 3) in mm of the fixed head and a rim of air around it, off the grid, and the windowed HU there."""
     indices = np.argwhere(head_region(fixed))
     generator = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def _binned(values: np.ndarray) -> np.ndarray:
     return np.clip((values - low) / (high - low) * BINS, 0, BINS - 1).astype(np.int64)
 
 
-def _information(points: tuple[np.ndarray, np.ndarray], moving: Head, matrix: np.ndarray) -> float:
+def information(points: tuple[np.ndarray, np.ndarray], moving: Head, matrix: np.ndarray) -> float:
     """Mutual information (nat) over the sample points that fall into the moving scan; 0 where fewer than a quarter do."""
     to_voxel = np.linalg.inv(moving.affine) @ matrix
     where = (points[0] @ to_voxel[:3, :3].T + to_voxel[:3, 3]).T
@@ -129,7 +129,7 @@ def _best_starts(fixed: Head, moving: Head, points: tuple[np.ndarray, np.ndarray
         left, _, right = np.linalg.svd(own)  # the affine of a NIfTI file is orthogonal to single precision only
         turns.append(left @ right)
     starts = [align_centres(fixed, moving, turn) for turn in (np.eye(3), *turns)]
-    ranked = sorted(range(len(starts)), key=lambda index: -_information(points, moving, starts[index]))
+    ranked = sorted(range(len(starts)), key=lambda index: -information(points, moving, starts[index]))
     return [starts[index] for index in ranked[:2]]
 
 
@@ -145,7 +145,7 @@ def rotation_matrix(pitch_deg: float, roll_deg: float, yaw_deg: float) -> np.nda
 def _judge(fixed: Head, moving: Head, centred: np.ndarray, start_metric: float, best: np.ndarray, metric: float) -> Rigid:
     """Accept the best transform, or fall back to the aligned centres and say why."""
     angle = float(np.rad2deg(np.arccos(np.clip((np.trace(best[:3, :3]) - 1) / 2, -1, 1))))
-    overlap = _overlap(fixed, moving, best)
+    overlap = overlap_share(fixed, moving, best)
     reason = ""
     if metric <= start_metric:
         reason = f"no better than aligned centres (mutual information {metric:.3f})"
@@ -154,11 +154,11 @@ def _judge(fixed: Head, moving: Head, centred: np.ndarray, start_metric: float, 
     elif overlap < MIN_OVERLAP:
         reason = f"the heads overlap by {overlap:.2f} of the smaller one, less than {MIN_OVERLAP}"
     if reason:
-        return Rigid(centred, start_metric, start_metric, _overlap(fixed, moving, centred), 0.0, False, reason)
+        return Rigid(centred, start_metric, start_metric, overlap_share(fixed, moving, centred), 0.0, False, reason)
     return Rigid(best, metric, start_metric, overlap, angle, True, "")
 
 
-def _overlap(fixed: Head, moving: Head, matrix: np.ndarray) -> float:
+def overlap_share(fixed: Head, moving: Head, matrix: np.ndarray) -> float:
     """Share of the smaller head that the other covers, in [0, 1]."""
     to_voxel = np.linalg.inv(moving.affine) @ matrix
     where = (fixed.points @ to_voxel[:3, :3].T + to_voxel[:3, 3]).T

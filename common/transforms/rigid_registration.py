@@ -15,10 +15,8 @@ from common.errors import UserError
 from common.transforms.brain_pose import brain_head
 from common.transforms.head_masks import fill_holes, largest_component
 from common.transforms.head_volume import Head, to_isotropic_ras
-from common.transforms.itk_rigid import optimise_rigid
-from common.transforms.register_head import _information as information
-from common.transforms.register_head import _overlap as overlap_share
-from common.transforms.register_head import _sample_points as sample_points
+from common.transforms.itk_registration import optimise_rigid
+from common.transforms.register_head import information, overlap_share, sample_points
 from common.transforms.t1_brain import otsu_threshold
 
 SPACINGS_MM: Final = (4.0, 2.0)

@@ -1,4 +1,4 @@
-"""One rigid optimisation by ITK: Mattes mutual information over Euler angles, since MONAI's registration is a network to be trained."""
+"""One registration by ITK: Mattes mutual information over the angles of a turn or all of a matrix; MONAI's is a network to be trained."""
 
 from __future__ import annotations
 
@@ -19,12 +19,31 @@ SAMPLES: Final = 12000
 
 
 def optimise_rigid(fixed: Head, moving: Head, start: np.ndarray, shrink: int, sigma_mm: float, seed: int) -> np.ndarray:
-    """ITK's registration at one resolution; the start where ITK gives up. RAS numbers serve as ITK's world: it needs one frame, no name."""
+    """ITK's rigid registration at one resolution; the start where ITK gives up.
+
+    RAS numbers serve as ITK's world: it needs one frame, no name.
+    """
+    import itk
+
+    return _optimise(itk.Euler3DTransform[itk.D].New(), upper_centre(fixed.points), fixed, moving, start, shrink, sigma_mm, seed)
+
+
+def optimise_affine(fixed: Head, moving: Head, start: np.ndarray, shrink: int, sigma_mm: float, seed: int) -> np.ndarray:
+    """As ``optimise_rigid``, with twelve parameters."""
+    import itk
+
+    return _optimise(itk.AffineTransform[itk.D, 3].New(), fixed.points.mean(axis=0), fixed, moving, start, shrink, sigma_mm, seed)
+
+
+def _optimise(
+    transform: Any, centre: np.ndarray, fixed: Head, moving: Head, start: np.ndarray, shrink: int, sigma_mm: float, seed: int
+) -> np.ndarray:
+    """Fill a transform around a centre; its matrix, RAS mm."""
     import itk
 
     region = head_region(fixed)
     box = bounding_box(region)
-    affine, centre = _shifted(fixed.affine, box), upper_centre(fixed.points)
+    affine = _shifted(fixed.affine, box)
     image = itk.Image[itk.F, 3]
     metric = itk.MattesMutualInformationImageToImageMetricv4[image, image].New()
     metric.SetNumberOfHistogramBins(BINS)
@@ -32,7 +51,6 @@ def optimise_rigid(fixed: Head, moving: Head, start: np.ndarray, shrink: int, si
     metric.SetUseFixedImageGradientFilter(False)
     metric.SetMaximumNumberOfWorkUnits(1)  # sums in one order: the same bits each time
     metric.SetFixedImageMask(_itk_mask(region[box], affine))
-    transform = itk.Euler3DTransform[itk.D].New()
     transform.SetCenter(itk.Point[itk.D, 3](centre.tolist()))
     transform.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(start[:3, :3])))
     transform.SetTranslation(itk.Vector[itk.D, 3]((start[:3, :3] @ centre + start[:3, 3] - centre).tolist()))
