@@ -276,3 +276,12 @@ def test_with_an_error_as_the_metric_the_model_is_the_member_of_the_lowest(stopp
     assert record["best"] == {"0": 0.5, "1": 0.3, "2": 0.55}
     model = torch.load(folder / "model.pt", weights_only=True)
     assert_equal_weights(model, torch.load(folder / "member_1.pt", weights_only=True))
+
+
+def test_a_training_shorter_than_the_interval_of_its_validation_still_ends_with_a_model(run: Callable[..., None], tmp_path: Path) -> None:
+    # MONAI Label sets max_epochs and knows nothing of val_interval
+    run(tmp_path, members=1, pretrain_epochs=0, val_interval=50)
+    record = json.loads((tmp_path / "models" / "weights.json").read_text())
+    assert (tmp_path / "models" / "model.pt").is_file() and record["members"] == ["member_0.pt"]
+    run(tmp_path / "often", members=1, pretrain_epochs=0, val_interval=2)
+    assert_equal_weights(weights(tmp_path), weights(tmp_path / "often"))

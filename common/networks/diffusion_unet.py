@@ -170,7 +170,7 @@ class DiffusionUNet(nn.Module):
             raise UserError(f"x: got shape {tuple(x.shape)}, expected (B, {self.in_channels}, X, Y, Z); in_channels counts the noisy mask.")
         if any(side % self.factor for side in x.shape[2:]):
             raise UserError(f"x: got sides {tuple(x.shape[2:])}, expected multiples of {self.factor}; pad the volume, as the inferer does.")
-        if timesteps.ndim != 1 or len(timesteps) not in (1, len(x)):
+        if timesteps.ndim != 1 or timesteps.shape[0] not in (1, x.shape[0]):  # len() would bind an export to one batch
             raise UserError(f"timesteps: got shape {tuple(timesteps.shape)}, expected ({len(x)},) or (1,).")
 
     def _run(self, block: nn.Module, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:

@@ -194,7 +194,7 @@ class WireINR(nn.Module):
             points = torch.cat([points[..., :1], encode_position(points[..., 1:], self.frequencies)], dim=-1)
         shift = linear(latents, self.latent_weight, self.first.bias)
         weight = self.first.weight[:, : self.places].t()
-        return torch.baddbmm(shift[:, None], points, weight.expand(len(points), -1, -1))
+        return torch.baddbmm(shift[:, None], points, weight.expand(points.shape[0], -1, -1))
 
     def from_first(self, z: torch.Tensor) -> torch.Tensor:
         """All that follows the first pre-activation ``z``, see :meth:`first_preactivation`; returns ``(B, N, outputs + label_classes)``."""
