@@ -13,6 +13,7 @@ from common.errors import UserError
 USAGE = """usage: brain-bundles COMMAND ...
 
   predict BUNDLE INPUT OUTPUT     results for new images, e.g. brain-bundles predict ladp scans/ results/
+  prepare BUNDLE --INPUT FILE ... OUTPUT   scans registered and stripped of the skull, as predict takes them
   check LAYOUT DIR                say what is in a data set and what is wrong with it
   list DIR --modality ct ...      make a list of scans for pre-training, split by patient, duplicates left out
   simulate LAYOUT DIR             make a simulated cohort in the layout of a public data set
@@ -27,6 +28,10 @@ Research only, never for diagnosis. Configs are code: run only those you trust."
 
 def _predict(arguments: list[str]) -> int:
     return importlib.import_module("common.predict").main(arguments, prog="brain-bundles predict")
+
+
+def _prepare(arguments: list[str]) -> int:
+    return importlib.import_module("common.prepare").main(arguments, prog="brain-bundles prepare")
 
 
 def _check(arguments: list[str]) -> int:
@@ -55,6 +60,7 @@ def _path(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
+    "prepare": _prepare,
     "check": _check,
     "list": _list,
     "simulate": _simulate,

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from common import bundle_root, config_dir, flag, user_error_in
+from common import config_dir, flag, user_error_in
 from common.errors import UserError
+from common.prediction_data import data_overrides
+from common.prediction_weights import find_weights, input_names, weight_overrides
 
-SIMULATED = "*** trained on SIMULATED data: a demonstration, not a result ***"
 WIDTH = 140
 """Characters of the longest line of a table on the screen."""
-NOT_VERIFIED = "Research only: nobody has verified these weights on data such as yours. Never for diagnosis."
+FAST = "inference_fast.json"
+"""The overlay of ``--fast``; its ``_desc_`` says what is given up."""
 
 
 def read_config(bundle: str) -> dict[str, Any]:
@@ -31,98 +33,16 @@ def read_config(bundle: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def data_overrides(config: Mapping[str, Any], source: str | None, named: Mapping[str, str]) -> dict[str, Any]:
-    """Config values for the data: a data set's path, or one case whose inputs were named.
-
-    Args:
-        config: the bundle's inference config; its ``inputs`` are the names in channel order, its ``facts`` what else may be named.
-        source: data set in any form of ``common.data.dataset.find_cases``, a folder of files, or one file; None with named inputs.
-        named: input name -> file, all inputs or none; of a bundle with one input also a folder with one DICOM series, or a file of it.
-
-    Returns:
-        Overrides with absolute paths.
+def read_fast(bundle: str) -> dict[str, Any]:
+    """A bundle's overlay of ``--fast``, unparsed.
 
     Raises:
-        UserError: neither or both are given, an input is missing, a path does not exist, or a folder that is not one series.
+        UserError: the bundle has none.
     """
-    inputs = list(config.get("inputs", []))
-    if bool(named) == (source is not None):
-        raise UserError(f"give either INPUT and OUTPUT, or {' '.join(f'--{name} PATH' for name in inputs)} and OUTPUT.")
-    if source is not None:
-        return {"dataset_dir": _existing(source, "INPUT")}
-    facts = {name: named[name] for name in config.get("facts", []) if name in named}
-    if set(named) - set(facts) != set(inputs):
-        got, needed = (" ".join(f"--{name}" for name in names) for names in (named, inputs))
-        raise UserError(f"got {got}, expected {needed}: all inputs of a case must be given together.")
-    from common.data.cases import volume_stem, volume_suffix
-
-    files = [_existing(named[name], f"--{name}") for name in inputs]
-    if len(files) == 1 and not volume_suffix(files[0]):
-        return {"cases": [_one_series(files[0], f"--{inputs[0]}")]}
-    stem = volume_stem(files[0])
-    return {"cases": [{"id": stem, "subject": stem, "image": files} | _facts(facts)]}
-
-
-def _facts(named: Mapping[str, str]) -> dict[str, Any]:
-    """What else is told of a case: an age in weeks, else a file."""
-    from common.data.cases import parse_age
-
-    return {name: parse_age(text, "--age") if name == "age" else _existing(text, f"--{name}") for name, text in named.items()}
-
-
-def _one_series(path: str, argument: str) -> dict[str, Any]:
-    """The case of a folder with one DICOM series, or of a file of it."""
-    from common.data.cases import VOLUME_SUFFIXES, some
-    from common.data.dicom_folders import read_dicom_folders
-
-    cases = read_dicom_folders(Path(path))
-    if len(cases) != 1:
-        found = f"holds {len(cases)} cases ({some(case['id'] for case in cases)})" if cases else "holds no DICOM files"
-        raise UserError(
-            f"{argument}: {path} {found}, expected one: a folder with one DICOM series, or a file {' '.join(VOLUME_SUFFIXES)}."
-            " A folder of several cases is given as INPUT, without an option."
-        )
-    return cases[0]
-
-
-def _existing(path: str, argument: str) -> str:
-    """Absolute path: MONAI would take a text that starts with ``@``, ``$`` or ``%`` for an expression."""
-    if not path.strip() or not os.path.exists(os.path.expanduser(path)):
-        raise UserError(f"{argument}: '{path}' does not exist (relative paths start at {os.getcwd()}).")
-    return os.path.abspath(os.path.expanduser(path))
-
-
-def weight_overrides(bundle: str, config: Mapping[str, Any], weights: str) -> dict[str, Any]:
-    """Config values for the weights: their place, and the settings they were trained with.
-
-    Args:
-        bundle: name of the bundle, which the weights must have been trained for.
-        config: its inference config.
-        weights: folder with ``model.pt`` (and ``weights.json``), or one file of weights.
-
-    Raises:
-        UserError: no weights there, those of another bundle, or trained with settings that the config does not know.
-    """
-    from common.weights import RECORD, read_record
-
-    path = Path(weights).expanduser().absolute()
-    if not (path.is_file() or (path / "model.pt").is_file()):
-        raise UserError(
-            f"There are no weights at {path}: expected model.pt and, with the settings of its training, {RECORD}. Train them\n"
-            f"  python -m monai.bundle run --config_file {os.path.join(config_dir(bundle), 'train.json')}\n"
-            "or put trained ones there, or give their folder or file by --weights."
-        )
-    record = read_record(path)
-    if record.get("bundle", bundle) != bundle:
-        raise UserError(f"{path}: the weights were trained for the bundle '{record['bundle']}', not for '{bundle}'.")
-    settings = record.get("settings", {})
-    unknown = sorted(set(settings) - set(config))
-    if unknown:
-        raise UserError(
-            f"{path}: {RECORD} holds settings that inference.json of {bundle} does not know: {', '.join(unknown)}."
-            f" The weights are from version {record.get('version')} of this collection: use that version, or train again."
-        )
-    return {"ckpt_dir": str(path), **settings}
+    path = Path(config_dir(bundle)) / FAST
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the bundle '{bundle}' has no faster way, leave --fast away.")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def predict(
@@ -135,6 +55,8 @@ def predict(
     weights: str | None = None,
     members: int | None = None,
     vote_share: bool = False,
+    demo: bool = False,
+    fast: bool = False,
 ) -> list[dict[str, Any]]:
     """Run a bundle's ``inference.json``: results on the source grid, a table and a picture per case, all in one folder.
 
@@ -147,6 +69,9 @@ def predict(
         weights: folder or file; None takes the bundle's own ``models/``.
         members: how many members of the ensemble; None takes all. Of bundles with an ensemble only.
         vote_share: also write maps of the share of members that agree on a voxel. Of bundles with an ensemble only.
+        demo: also take weights that were trained on simulated data; without own ones the bundle's ``demo_weights/``.
+        fast: give up accuracy for time, by the bundle's overlay `FAST`, whose ``_desc_`` is printed. It goes before what the weights
+            record; the options above go before it.
 
     Returns:
         The rows of the table.
@@ -155,13 +80,13 @@ def predict(
         UserError: a mistake in the arguments, or cases that failed, named after the others are done.
     """
     from common.device import check_device
-    from common.weights import read_record
+    from common.weights import print_origin
 
-    config = read_config(bundle)
-    trained: dict[str, Any] = {}
-    if "ckpt_dir" in config:
-        trained = weight_overrides(bundle, config, weights or os.path.join(bundle_root(bundle), "models"))
-    overrides = data_overrides(config | trained, source, named or {}) | trained
+    config, overlay = read_config(bundle), read_fast(bundle) if fast else {}
+    path = find_weights(bundle, weights, demo)
+    trained = weight_overrides(bundle, config, path, demo) if "ckpt_dir" in config else {}
+    overrides = data_overrides(config | {"inputs": input_names(config, path)}, source, named or {})
+    overrides |= {key: value for key, value in trained.items() if key not in overlay}
     options: dict[str, tuple[str, Any]] = {
         "vote_members": ("--members", members),
         "save_vote_share": ("--vote_share", vote_share or None),
@@ -171,14 +96,16 @@ def predict(
         if value is not None and key not in config:
             raise UserError(f"the bundle '{bundle}' has no setting '{key}'; leave its option {option} away.")
         overrides |= {} if value is None else {key: value}
-    overrides |= {"save_pictures": True} if "save_pictures" in config else {}
+    overrides |= {"save_pictures": True} if "save_pictures" in config and "save_pictures" not in overlay else {}
     overrides["output_dir"] = _output_folder(output, source)
-    simulated = "ckpt_dir" in overrides and bool(read_record(overrides["ckpt_dir"]).get("simulated"))
-    print(SIMULATED if simulated else NOT_VERIFIED, flush=True)
+    if fast:
+        print(f"Fast: {overlay['_desc_']}", flush=True)
+    files = [str(Path(config_dir(bundle)) / name) for name in ("inference.json", *([FAST] if fast else []))]
     try:
-        return run_config(str(Path(config_dir(bundle)) / "inference.json"), overrides)
+        return run_config(files, overrides)  # its run begins with the same line
     finally:
-        print(f"Results: {overrides['output_dir']}\n{SIMULATED if simulated else NOT_VERIFIED}", flush=True)
+        print(f"Results: {overrides['output_dir']}")
+        print_origin(overrides.get("ckpt_dir"))
 
 
 def _output_folder(output: str, source: str | None) -> str:
@@ -192,11 +119,11 @@ def _output_folder(output: str, source: str | None) -> str:
     return str(path)
 
 
-def run_config(config_file: str, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
+def run_config(config_file: str | Sequence[str], overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Run an inference config in this process and print the rows that its ``CaseRows`` handlers collected.
 
     Args:
-        config_file: ``inference.json``.
+        config_file: ``inference.json``, or a list of it and its overlays.
         overrides: values by config id.
 
     Returns:
@@ -243,18 +170,16 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join("\n".join("  ".join(line) for line in zip(*block, strict=True)) for block in blocks)
 
 
-def _trained_inputs(bundle: str, line: Sequence[str]) -> dict[str, Any]:
-    """The inputs of the weights asked for, where they were trained with others than the config's (BTCV's ct in place of FeTA's t2w)."""
-    from common.weights import read_record
-
+def _named_inputs(bundle: str, config: Mapping[str, Any], line: Sequence[str]) -> list[str]:
+    """The inputs that a command line may name, which depend on the weights it asks for."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--weights")
-    weights = parser.parse_known_args(line)[0].weights or os.path.join(bundle_root(bundle), "models")
-    settings = read_record(Path(weights).expanduser()).get("settings", {})
-    return {"inputs": settings["inputs"]} if "inputs" in settings else {}
+    parser.add_argument("--demo", action="store_true")
+    given = parser.parse_known_args(line)[0]
+    return input_names(config, find_weights(bundle, given.weights, given.demo))
 
 
-def _arguments(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
+def _arguments(line: Sequence[str], prog: str) -> argparse.Namespace:
     """Parse the command line; argparse, because fire knows no options whose names a config decides."""
     parser = argparse.ArgumentParser(prog=prog, description="Predict with a bundle; no config needed.", allow_abbrev=False)
     parser.add_argument("bundle", help="name of the bundle, e.g. ladp; comes first")
@@ -266,11 +191,14 @@ def _arguments(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace
     parser.add_argument("--members", type=int, help="of an ensemble: how many members; default: all")
     share = "of an ensemble: also write maps of the share of members that agree"
     parser.add_argument("--vote_share", "--vote-share", nargs="?", const="true", default="false", help=share)
-    line = list(sys.argv[1:] if arguments is None else arguments)
+    demo = "take weights that were trained on simulated data, and the bundle's small ones where there are no others: to try, no result"
+    parser.add_argument("--demo", action="store_true", help=demo)
+    fast = "minutes on two cores and less accurate; it says what is given up, and options such as --members go before it"
+    parser.add_argument("--fast", action="store_true", help=fast)
     bundle = line[0] if line and not line[0].startswith("-") else None
     group = parser.add_argument_group("named inputs", "one case, a path per input, in place of INPUT; the names are the bundle's")
-    config = read_config(bundle) | _trained_inputs(bundle, line) if bundle is not None else {}
-    for name in config.get("inputs", []):
+    config = read_config(bundle) if bundle is not None else {}
+    for name in _named_inputs(bundle, config, line) if bundle is not None else []:
         group.add_argument(f"--{name}", metavar="PATH", dest=f"input_{name}")
     for name in config.get("facts", []):
         group.add_argument(f"--{name}", metavar="WEEKS" if name == "age" else "PATH", dest=f"input_{name}")
@@ -281,21 +209,25 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m common.p
     """Run the command.
 
     Args:
-        arguments: command line; None takes that of the process.
+        arguments: command line; None takes that of the process. After the word ``prepare`` it is that of ``common.prepare``.
         prog: name of the command in its help.
 
     Returns:
         Exit code: 0, or 1 after a mistake or failed cases, whose text is printed without a traceback.
     """
+    line = list(sys.argv[1:] if arguments is None else arguments)
+    if line[:1] == ["prepare"]:
+        return import_module("common.prepare").main(line[1:], prog=f"{prog} prepare")
     try:
-        given = _arguments(arguments, prog)
+        given = _arguments(line, prog)
         named = {key[len("input_") :]: value for key, value in vars(given).items() if key.startswith("input_") and value is not None}
         if len(given.paths) != (1 if named else 2):
             expected = "OUTPUT alone beside named inputs" if named else "INPUT and OUTPUT"
             raise UserError(f"got {len(given.paths)} paths ({' '.join(given.paths)}), expected {expected}. See {prog} --help.")
         options = {"device": given.device, "weights": given.weights, "members": given.members}
         share = flag(given.vote_share, "--vote_share")
-        predict(given.bundle, given.paths[-1], None if named else given.paths[0], named, vote_share=share, **options)
+        source = None if named else given.paths[0]
+        predict(given.bundle, given.paths[-1], source, named, vote_share=share, demo=given.demo, fast=given.fast, **options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

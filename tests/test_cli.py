@@ -36,7 +36,7 @@ def test_without_a_command_the_usage_is_shown_and_the_exit_code_is_1(capsys: pyt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["predikt"], "got 'predikt', expected one of predict, check, list, simulate, study, path"),
+        (["predikt"], "got 'predikt', expected one of predict, prepare, check, list, simulate, study, path"),
         (["path"], "usage: brain-bundles path BUNDLE"),
         (["path", "lapd"], "There is no bundle 'lapd'"),
         (["predict", "lapd", "in", "out"], "There is no bundle 'lapd'"),

@@ -63,7 +63,8 @@ def config_of(row: Row) -> tuple[ConfigParser, str]:
     """The merged config a row speaks of, and the id in it: ``gamma`` or ``variant_ddp.json sigma_roi``."""
     name, key = row.config_id.split(" ") if " " in row.config_id else ("train.json", row.config_id)
     alone = "imports" in json.loads((row.bundle / "configs" / name).read_text(encoding="utf-8"))
-    return load(row.bundle, name) if alone else load(row.bundle, "train.json", name), key
+    base = "inference.json" if name.startswith("inference_") else "train.json"
+    return load(row.bundle, name) if alone else load(row.bundle, base, name), key
 
 
 def value_at(parser: ConfigParser, key: str) -> Any:

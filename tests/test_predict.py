@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import config_dir, predict
+from common import cli, config_dir, predict, prediction_weights
 from common.device import check_device
 from common.errors import UserError
 
@@ -62,7 +63,7 @@ def run(weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Cal
     """Function that runs the command with the tiny weights; returns exit code, standard output and errors."""
 
     def call(*words: str | Path, given: Path | None = weights) -> tuple[int, str, str]:
-        extra = ["--weights", str(given), "--device", "cpu"] if given is not None else []
+        extra = ["--weights", str(given), "--device", "cpu", "--demo"] if given is not None else []
         code = predict.main([*map(str, words), *extra])
         return code, *capfd.readouterr()
 
@@ -131,9 +132,78 @@ def test_without_weights_the_message_says_how_to_get_some(tmp_path: Path, run: C
     assert code == 1 and f"There are no weights at {tmp_path / 'none'}" in err
     assert "train.json" in err and "python -m monai.bundle run" in err and "--weights" in err
     configs = config_dir("ladp")
-    monkeypatch.setattr(predict, "config_dir", lambda _: configs)
-    monkeypatch.setattr(predict, "bundle_root", lambda name: str(tmp_path / "brain_bundles" / name))  # as from an installed wheel
-    assert f"no weights at {tmp_path / 'brain_bundles' / 'ladp' / 'models'}" in run("ladp", tmp_path / "scans", "out", given=None)[2]
+    for module in (predict, prediction_weights):
+        monkeypatch.setattr(module, "config_dir", lambda _: configs)
+    root = tmp_path / "brain_bundles" / "ladp"
+    monkeypatch.setattr(prediction_weights, "bundle_root", lambda _: str(root))  # as from an installed wheel
+    assert f"no weights at {root / 'models'}" in run("ladp", tmp_path / "scans", "out", given=None)[2]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundle as a checkout has it, with small weights in ``demo_weights/``."""
+    root = tmp_path / "bundles" / "ladp"
+    shutil.copytree(config_dir("ladp"), root / "configs")
+    shutil.copytree(weights, root / "demo_weights")
+    for module in (predict, prediction_weights):
+        monkeypatch.setattr(module, "config_dir", lambda _: str(root / "configs"))
+    monkeypatch.setattr(prediction_weights, "bundle_root", lambda _: str(root))
+    return root
+
+
+def test_small_weights_of_simulated_data_are_used_only_when_asked_for(checkout: Path, tmp_path: Path, run: Callable) -> None:
+    write_case(tmp_path / "scans", "p")
+    code, _, err = run("ladp", tmp_path / "scans", tmp_path / "out", given=None)
+    assert code == 1 and f"There are no weights at {checkout / 'models'}" in err and "--demo takes small ones of simulated data" in err
+    assert not (tmp_path / "out").exists(), "nothing half-written"
+    code, out, err = run("ladp", tmp_path / "scans", tmp_path / "out", "--demo", given=None)
+    assert code == 0, err
+    assert out.count("trained on SIMULATED data: a demonstration, not a result") == 2
+    assert json.loads((tmp_path / "out" / "inference_config.json").read_text())["ckpt_dir"] == str(checkout / "demo_weights")
+
+
+def test_own_weights_go_before_small_ones(checkout: Path, tmp_path: Path) -> None:
+    own = checkout / "models"
+    assert prediction_weights.find_weights("ladp", demo=True) == checkout / "demo_weights"
+    own.mkdir()
+    (own / "checkpoint_last.pt").touch()
+    assert prediction_weights.find_weights("ladp", demo=True) == checkout / "demo_weights", "a training that is not done yet"
+    (own / "model.pt").touch()
+    assert prediction_weights.find_weights("ladp", demo=True) == prediction_weights.find_weights("ladp") == own
+    assert prediction_weights.find_weights("ladp", str(tmp_path), demo=True) == tmp_path
+
+
+def test_weights_of_simulated_data_are_refused_without_demo(weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_case(tmp_path / "scans", "p")
+    for place in (weights, weights / "model.pt"):
+        assert predict.main(["ladp", str(tmp_path / "scans"), str(tmp_path / "out"), "--weights", str(place)]) == 1
+        err = capfd.readouterr().err
+        assert err.startswith(f"error: The weights at {place} were trained on SIMULATED data")
+        assert "train.json --dataset_dir YOUR_DATA" in err and "add --demo" in err
+    with pytest.raises(UserError, match="demo=True"):
+        predict.predict("ladp", str(tmp_path / "out"), str(tmp_path / "scans"), weights=str(weights))
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_without_the_tag_need_no_demo_and_are_not_called_simulated(weights: Path, tmp_path: Path) -> None:
+    record = json.loads((weights / "weights.json").read_text())
+    (tmp_path / "model.pt").touch()
+    for tagged in ({"simulated": False}, {}):
+        (tmp_path / "weights.json").write_text(json.dumps({key: record[key] for key in ("bundle", "settings")} | tagged))
+        for demo in (False, True):
+            found = prediction_weights.weight_overrides("ladp", predict.read_config("ladp"), tmp_path, demo)
+            assert found == {"ckpt_dir": str(tmp_path), **SETTINGS}
+
+
+def test_inputs_are_those_of_the_weights_where_the_config_leaves_them_to_them(tmp_path: Path) -> None:
+    names, config = prediction_weights.input_names, predict.read_config("disruptive_autoencoder")
+    assert names({"inputs": ["t1"]}, tmp_path) == ["t1"] and names({}, tmp_path) == []
+    assert names(config, tmp_path) == ["t2w"], "the paper's"
+    (tmp_path / "weights.json").write_text(json.dumps({"settings": {"inputs": ["ct"]}}))
+    assert names(config, tmp_path) == ["ct"]
+    (tmp_path / "weights.json").write_text("{")
+    with pytest.raises(UserError, match=r"weights\.json cannot be read"):
+        names(config, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -147,13 +217,68 @@ def test_weights_of_another_bundle_or_version_are_refused(tmp_path: Path, record
     (tmp_path / "model.pt").touch()
     (tmp_path / "weights.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=message):
-        predict.weight_overrides("ladp", predict.read_config("ladp"), str(tmp_path))
+        prediction_weights.weight_overrides("ladp", predict.read_config("ladp"), tmp_path)
 
 
 def test_more_members_than_there_are_is_a_clear_error(tmp_path: Path, run: Callable) -> None:
     write_case(tmp_path / "scans", "p")
     code, _, err = run("ladp", tmp_path / "scans", tmp_path / "out", "--members", "3")
     assert code == 1 and "vote_members: got 3" in err and "holds 2" in err
+
+
+def test_fast_takes_the_overlay_says_what_it_costs_and_options_go_before_it(tmp_path: Path, run: Callable, weights: Path) -> None:
+    write_case(tmp_path / "scans", "p")
+    own = weights / "member_1.pt"
+    code, out, err = run("ladp", tmp_path / "scans", tmp_path / "out", "--fast", given=own)
+    assert code == 0, err
+    assert out.count("Fast: One member of the ensemble in place of all, without the mean over flips.\n") == 1
+    config = json.loads((tmp_path / "out" / "inference_config.json").read_text())
+    assert (config["vote_members"], config["tta_axes"], config["image_size"]) == (1, [], 32)
+    assert (tmp_path / "out" / "p_lesion.png").is_file()
+    code, out, _ = run("ladp", tmp_path / "scans", tmp_path / "both", "--fast", "--members", "2")
+    config = json.loads((tmp_path / "both" / "inference_config.json").read_text())
+    assert code == 0 and (config["vote_members"], config["tta_axes"]) == (2, [])
+    assert "Fast:" not in run("ladp", tmp_path / "none", tmp_path / "out")[1]
+
+
+def test_fast_goes_before_what_the_weights_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from monai.bundle import ConfigParser
+
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.pt").touch()
+    record = {"bundle": "patchddm", "settings": {"tight": False, "padded_size": 64}}
+    (tmp_path / "weights" / "weights.json").write_text(json.dumps(record))
+    seen: list[Any] = []
+    monkeypatch.setattr(predict, "run_config", lambda files, overrides: seen.append((files, overrides)) or [])
+    for fast in (False, True):
+        predict.predict("patchddm", str(tmp_path / "out"), str(tmp_path), weights=str(tmp_path / "weights"), fast=fast)
+    (plain, _), (files, overrides) = seen
+    assert [Path(file).name for file in files] == ["inference.json", "inference_fast.json"] and files[:1] == plain
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser.update(overrides)
+    assert (parser["tight"], parser["padded_size"], parser["steps"], parser["sampler"]) == (True, 64, 4, "dpm_solver")
+    assert parser["evaluator"]["inferer"]["inferer"] == "@inferer", "the overlay wraps the inferer of the config"
+
+
+@pytest.mark.parametrize("bundle", sorted(path.name for path in Path(config_dir("ladp")).parents[1].iterdir() if path.is_dir()))
+def test_every_bundle_has_a_fast_way(bundle: str) -> None:
+    config, overlay = predict.read_config(bundle), predict.read_fast(bundle)
+    assert overlay["_desc_"].endswith(".") and len(overlay["_desc_"]) <= predict.WIDTH
+    assert {key.split("::")[0] for key in overlay} <= set(config)
+
+
+def test_a_bundle_without_a_fast_way_says_so(checkout: Path, tmp_path: Path, run: Callable) -> None:
+    (checkout / "configs" / "inference_fast.json").unlink()
+    write_case(tmp_path / "scans", "p")
+    code, _, err = run("ladp", tmp_path / "scans", tmp_path / "out", "--fast")
+    assert code == 1 and "inference_fast.json: no such file; the bundle 'ladp' has no faster way, leave --fast away" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepare_is_a_word_of_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for main, prog in ((predict.main, "python -m common.predict"), (cli.main, "brain-bundles")):
+        assert main(["prepare", "--help"]) == 0
+        assert f"usage: {prog} prepare BUNDLE --<input> FILE" in capsys.readouterr().out
 
 
 def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
