@@ -180,7 +180,7 @@ def planes_figure(planes: Planes, class_names: Mapping[int, str], title: str) ->
             line[0].set_ylabel(rows[index], fontsize=9)
         for panel, name in zip(panels[0], ["image", *layers, *maps], strict=True):
             panel.set_title(name, fontsize=9)
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(title, fontsize=11, wrap=True)
         _legend(figure, present, class_names, columns)
 
     tall = min(max(height / width, 0.3), 3.0)

@@ -114,6 +114,7 @@ def trained_bae(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
     return train_at_smoke_size("brain_autoencoder", "IXI-T1", tmp_path_factory)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several workers share the tests, one trains a bundle for all that look at it, and a file's own fixtures are made once."""
     trained = {item: [name for name in getattr(item, "fixturenames", ()) if name.startswith("trained_")] for item in items}
