@@ -8,8 +8,9 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-# one thread each: small tensors gain nothing from more, and several workers would fight for the cores
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
+# one thread each: small tensors gain nothing from more, and several workers would fight for the cores;
+# a file's tests stay together, since they look at one training
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 RUN := $(BIN)/python -m monai.bundle run --config_file
 BUNDLE ?= ladp
 CONFIGS := bundles/$(BUNDLE)/configs

@@ -114,18 +114,6 @@ def trained_bae(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
     return train_at_smoke_size("brain_autoencoder", "IXI-T1", tmp_path_factory)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers share the tests, one trains a bundle for all that look at it, and a file's own fixtures are made once."""
-    trained = {item: [name for name in getattr(item, "fixturenames", ()) if name.startswith("trained_")] for item in items}
-    of_file: dict[Path, set[str]] = {}
-    for item, names in trained.items():
-        of_file.setdefault(item.path, set()).update(names)
-    for item, names in trained.items():
-        whole = of_file[item.path] if len(of_file[item.path]) == 1 else names
-        item.add_marker(pytest.mark.xdist_group(next(iter(whole), str(item.path))))
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Every run of a test draws the same numbers, whichever tests ran before it."""
