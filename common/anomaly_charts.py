@@ -58,7 +58,7 @@ def roc_figure(curves: Sequence[Mapping[str, Any]], title: str = "") -> bytes:
             panel.legend(fontsize=8, title_fontsize=8, frameon=False, **key)
             _tidy(panel)
         if title:
-            figure.suptitle(title, fontsize=10, wrap=True)
+            figure.suptitle(title, fontsize=10)
 
     lines = 2 + max(len(held) for held in panels.values())
     return png_of((4.1 * len(panels), 4.3 + 0.21 * lines + 0.3 * bool(title)), draw)
@@ -157,7 +157,7 @@ def _sweep(
         handles, shown = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, shown, loc="outside lower center", ncols=min(4, len(shown)), fontsize=8, frameon=False)
         if title:
-            figure.suptitle(title, fontsize=10, wrap=True)
+            figure.suptitle(title, fontsize=10)
 
     return png_of((4.3 * len(panels), 3.5 + 0.3 * bool(title)), draw)
 

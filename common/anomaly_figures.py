@@ -101,7 +101,7 @@ def anomaly_figure(
             bar.set_label(unit, fontsize=8)
         for panel, (name, axis, _) in zip(panels[0], _PLANES, strict=True):
             panel.set_title(f"{name}, slice {place[axis]}", fontsize=9)
-        figure.suptitle(title, fontsize=10, wrap=True)
+        figure.suptitle(title, fontsize=10)
 
     return png_of((3 * _PANEL_INCHES + 0.9, len(rows) * _PANEL_INCHES + 0.6), draw)
 

@@ -109,7 +109,7 @@ def overlay_figure(
             row[0].set_ylabel(f"slice {z}", fontsize=9)
         for panel, name in zip(panels[0], [*images, *maps], strict=True):
             panel.set_title("{}\n{:.4g} to {:.4g}".format(name, *shades.get(name, (0, 1))), fontsize=9)
-        figure.suptitle(title, fontsize=11, wrap=True)
+        figure.suptitle(title, fontsize=11)
         _mask_legend(figure, styles, masks)
 
     tall = min(max(height / width, 0.3), 3.0)  # a sheet of paper at most, also for a sliver of a volume

@@ -56,7 +56,7 @@ def age_figure(
             panel.tick_params(labelbottom=True)
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         if title:
-            figure.suptitle(title, fontsize=11, wrap=True)
+            figure.suptitle(title, fontsize=11)
 
     return png_of((3.5 * columns, 3.2 * rows + 0.5), draw)
 
@@ -97,7 +97,7 @@ def growth_chart(
         _tidy(panel, whole_x=True)
         figure.legend(loc="outside lower center", ncols=min(3, len(curves) + len(atlases or {})), fontsize=8, frameon=False)
         if title:
-            figure.suptitle(title, fontsize=11, wrap=True)
+            figure.suptitle(title, fontsize=11)
 
     return png_of((5.6, 4.4), draw)
 

@@ -146,7 +146,7 @@ def plane_grid(
                 if column == 0 and (len(height) > 1 or rows):
                     panel.set_ylabel(rows[row] if rows else height[row], fontsize=8)
             panels[0, column].set_title(name, fontsize=8)
-        figure.suptitle(title, fontsize=10, wrap=True)
+        figure.suptitle(title, fontsize=10)
 
     return png_of((1.75 * len(columns) + 0.3, 1.75 * sum(tall) + 0.7), draw)
 

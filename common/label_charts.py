@@ -48,6 +48,6 @@ def classes_figure(rows: Sequence[Mapping[str, Any]], panels: Mapping[str, str],
         panel.set_yticks(range(len(names)), names)
         panel.set_ylim(len(names) - 0.5, -0.5)
         if title:
-            figure.suptitle(title, fontsize=11, wrap=True)
+            figure.suptitle(title, fontsize=11)
 
     return png_of((4.2 * len(panels) + 0.8, 1.0 + 0.34 * len(names)), draw)

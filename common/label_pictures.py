@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,7 +181,8 @@ def planes_figure(planes: Planes, class_names: Mapping[int, str], title: str) ->
             line[0].set_ylabel(rows[index], fontsize=9)
         for panel, name in zip(panels[0], ["image", *layers, *maps], strict=True):
             panel.set_title(name, fontsize=9)
-        figure.suptitle(title, fontsize=11, wrap=True)
+        # matplotlib's own wrapping takes dollars for formulas
+        figure.suptitle(textwrap.fill(title, int(10 * figure.get_figwidth())), fontsize=11)
         _legend(figure, present, class_names, columns)
 
     tall = min(max(height / width, 0.3), 3.0)

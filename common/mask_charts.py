@@ -45,6 +45,6 @@ def lines_figure(rows: Sequence[Mapping[str, Any]], x: str, panels: Mapping[str,
         if len(labels) > 1:
             figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(labels)), fontsize=8)
         if title:
-            figure.suptitle(title, fontsize=11, wrap=True)
+            figure.suptitle(title, fontsize=11)
 
     return png_of((4.2 * len(panels), 3.4 + 0.25 * (len(labels) > 1)), draw)

@@ -51,7 +51,7 @@ def corruption_chart(rows: Sequence[Mapping[str, Any]], corruptions: Sequence[st
         handles = [figure.axes[0].scatter([], [], color=c, marker=m, label=name) for _, name, c, m, _ in looks]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         if title:
-            figure.suptitle(title, fontsize=10, wrap=True)
+            figure.suptitle(title, fontsize=10)
 
     return png_of((10.2, 3.7 + 0.25 * bool(title)), draw)
 
@@ -89,7 +89,7 @@ def networks_chart(rows: Sequence[Mapping[str, Any]], title: str = "") -> bytes:
         panels[0].set_yticks(places, [str(row["row"]) for row in rows], fontsize=8)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         if title:
-            figure.suptitle(title, fontsize=10, wrap=True)
+            figure.suptitle(title, fontsize=10)
 
     return png_of((11.0, 1.6 + 0.3 * len(rows) + 0.25 * bool(title)), draw)
 

@@ -106,7 +106,7 @@ def reconstruction_figure(rows: Mapping[str, Mapping[str, Restored]], title: str
                 if number == 0:
                     panel.set_title(head, fontsize=9)
             panels[number, 0].set_ylabel(name, fontsize=9)
-        figure.suptitle(title, fontsize=10, wrap=True)
+        figure.suptitle(title, fontsize=10)
 
     return png_of((2.0 * (1 + 2 * len(networks)), 2.15 * len(lines) + 0.5), draw)
 

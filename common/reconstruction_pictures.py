@@ -60,7 +60,7 @@ def restoration_figure(
             panel.set_title(name, fontsize=9)
         bar = figure.colorbar(shown, ax=panels.ravel().tolist(), location="right", shrink=0.6, pad=0.02, aspect=25)
         bar.ax.tick_params(labelsize=7)
-        figure.suptitle(title, fontsize=10, wrap=True)
+        figure.suptitle(title, fontsize=10)
 
     tall = 1.9 * min(max(height / width, 0.3), 3.0) + 0.2
     return png_of((1.9 * len(COLUMNS) + 0.7, tall * len(planes) + 0.6), draw)

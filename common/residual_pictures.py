@@ -59,7 +59,7 @@ def residual_figure(
             bar.set_label(_HEADS.get(key, key.replace("_", ", ")), fontsize=8)
         for panel, key in zip(panels[0], names, strict=True):
             panel.set_title(_HEADS.get(key, key.replace("_", ", ")), fontsize=9)
-        figure.suptitle(title, fontsize=10, wrap=True)
+        figure.suptitle(title, fontsize=10)
 
     return png_of((2.3 * len(names) + 0.3 + 0.8 * len(maps), 2.3 * min(max(tall, 0.3), 3.0) * len(rows) + 0.7), draw)
 
@@ -97,6 +97,6 @@ def bias_figure(rows: Sequence[Mapping[str, Any]], score: str, title: str = "") 
         for panel in panels:
             _tidy(panel)
         if title:
-            figure.suptitle(title, fontsize=10, wrap=True)
+            figure.suptitle(title, fontsize=10)
 
     return png_of((9.5, 3.3 + 0.25 * bool(title)), draw)

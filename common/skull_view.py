@@ -164,7 +164,7 @@ def skull_figure(
         bar = figure.colorbar(scale, ax=panels.ravel().tolist(), location="right", shrink=0.6, pad=0.01, aspect=25)
         bar.set_label(name, fontsize=8)
         bar.ax.tick_params(labelsize=7)
-        figure.suptitle(title, fontsize=10, wrap=True)
+        figure.suptitle(title, fontsize=10)
 
     inches = 2.2 / (sum(widths) / len(widths))
     return png_of((sum(widths) * inches + 1.0, 2 * tall * inches + 0.7), draw)
