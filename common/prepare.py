@@ -16,6 +16,7 @@ import numpy as np
 from common import flag
 from common.errors import UserError
 from common.predict import read_config
+from common.prediction_weights import find_weights, input_names
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ LOOK = "Research only, never for diagnosis. Nobody has looked at this registrati
 DIFFUSION = ("b0", "b1000", "dwi", "bvals", "norm_mean", "norm_sd")
 
 
+def _inputs(bundle: str) -> list[str]:
+    """Names of a bundle's inputs, which its weights may decide."""
+    return input_names(read_config(bundle), find_weights(bundle, demo=True))
+
+
 def prepare(bundle: str, output: str, named: Mapping[str, str], command: Sequence[str] = (), **options: Any) -> Path:
     """Prepare one case.
 
@@ -61,7 +67,7 @@ def prepare(bundle: str, output: str, named: Mapping[str, str], command: Sequenc
     """
     from common.provenance import Provenance
 
-    recipe, inputs = RECIPES.get(bundle, Recipe()), list(read_config(bundle)["inputs"])
+    recipe, inputs = RECIPES.get(bundle, Recipe()), _inputs(bundle)
     _check_inputs(bundle, recipe, inputs, named)
     case = options.get("case") or _case_name(next(iter(named.values())), [*inputs, *DIFFUSION])
     if not re.fullmatch(r"[\w.+-]+", case):
@@ -177,7 +183,7 @@ def _arguments(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("output", metavar="OUTPUT", help="folder for the prepared files and their record")
     group = parser.add_argument_group("inputs", "a volume (.nii.gz, .mha, .nrrd) or a folder with one DICOM series each")
     recipe = RECIPES.get(arguments[0], Recipe())
-    for name in (*read_config(arguments[0])["inputs"], *(DIFFUSION if recipe.diffusion else ())):
+    for name in (*_inputs(arguments[0]), *(DIFFUSION if recipe.diffusion else ())):
         group.add_argument(f"--{name}", metavar="PATH", dest=f"input_{name}")
     if recipe.diffusion:
         parser.add_argument("--b", type=float, help="b-value of --b1000, or the one wanted of --dwi, s/mm2; default: 1000")

@@ -21,7 +21,7 @@ from common.metrics.slice_similarity import METRICS, mean_psnr, slice_similarity
 from common.reconstruction_measure import chosen_slices
 from common.residual_measure import AGGREGATES, ResidualMeasure
 from common.residual_pictures import residual_figure
-from common.weights import read_record
+from common.weights import is_simulated
 
 PICTURED = 3
 """Slices of a picture: that with the highest mean of the map, and steps through the others."""
@@ -92,7 +92,7 @@ class RestorationPictures:
 
     def __init__(self, output_dir: str, ckpt_dir: str | None = None) -> None:
         self.output_dir = Path(output_dir)
-        self.simulated = ckpt_dir is not None and bool(read_record(ckpt_dir).get("simulated"))
+        self.simulated = is_simulated(ckpt_dir)
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator."""

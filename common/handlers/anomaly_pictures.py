@@ -17,7 +17,7 @@ from common.handlers.case_pictures import volume
 from common.inference import case_id
 from common.networks.head_ct_model import HeadCTModel
 from common.transforms.head_masks import STRUCTURES
-from common.weights import read_record
+from common.weights import is_simulated
 
 
 class AnomalyDescription:
@@ -46,7 +46,7 @@ class AnomalyPictures:
 
     def __init__(self, output_dir: str, ckpt_dir: str | None = None) -> None:
         self.output_dir = Path(output_dir)
-        self.simulated = ckpt_dir is not None and bool(read_record(ckpt_dir).get("simulated"))
+        self.simulated = is_simulated(ckpt_dir)
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator."""

@@ -16,7 +16,7 @@ from common.atomic import write_atomic
 from common.data.cases import volume_stem
 from common.figures import overlay_figure
 from common.transforms.load_case import LoadCased
-from common.weights import read_record
+from common.weights import is_simulated
 
 
 def volume(tensor: torch.Tensor) -> np.ndarray:
@@ -58,7 +58,7 @@ class CasePictures:
     def __init__(self, cases: Sequence[Mapping[str, Any]], inputs: Sequence[str], output_dir: str, ckpt_dir: str | None = None) -> None:
         self.images = {str(case["id"]): case["image"] for case in cases if "id" in case}
         self.inputs, self.output_dir = list(inputs), Path(output_dir)
-        self.simulated = ckpt_dir is not None and bool(read_record(ckpt_dir).get("simulated"))
+        self.simulated = is_simulated(ckpt_dir)
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator."""
